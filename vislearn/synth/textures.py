@@ -81,7 +81,9 @@ def exact_mean(
 )->np.ndarray: # `(H, W, 3)` uint8 whose channel sums are exactly `mean` times the number of pixels (rounded)
     "Round to bytes with an exact mean colour."
     img = img.astype(np.float64)
-    for _ in range(20): img = img.clip(0, 255); img += mean - img.mean((0, 1))
+    for _ in range(20):
+        img = img.clip(0, 255); off = mean - img.mean((0, 1)); img += off
+        if abs(off).max()<1e-4: break
     out = np.rint(img.clip(0, 255)).astype(np.uint8).reshape(-1, 3)
     for c in range(3):
         left = round(mean[c]*len(out)) - int(out[:,c].sum(dtype=np.int64))
