@@ -243,13 +243,14 @@ def delete(
 def running(
     self:Run,
     step:int|None=None, # Step of the checkpoint the run goes on from
+    finish:bool=True, # Finish the run at the end? Otherwise that is left to the caller
 )->Iterator[Run]: # The started run
     "Start a run, and finish it or note what went wrong."
     self.start(step)
     try: yield self
     except BaseException as e:
         self.fail(e, 'preempted' if isinstance(e, KeyboardInterrupt) else 'failed'); raise
-    self.finish()
+    if finish: self.finish()
 
 # %% ../../nbs/runs/06_record.ipynb #3faba1ad
 @patch
