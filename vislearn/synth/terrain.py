@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'save_truth', 'Truth', 'orderings', 'spec_json', 'only_builder', 'build_bag', 'TerrainSet', 'set_params',
-           'differences', 'run_jobs', 'write_texts', 'make_terrain']
+           'differences', 'end_with_parent', 'run_jobs', 'write_texts', 'make_terrain']
 
 # %% ../../nbs/synth/05_terrain.ipynb #69d1b08d
-import fcntl, json, multiprocessing, os, shutil
+import fcntl, json, multiprocessing, os, shutil, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from collections.abc import Callable, Iterator
@@ -122,9 +122,10 @@ def only_builder(
     out:Path, # Folder of the set
 )->Iterator[Path]: # Temporary folder to build in
     "Let one process at a time build in a fresh temporary folder, and remove what killed builds left behind."
-    out.parent.mkdir(parents=True, exist_ok=True); tmp = out.with_name(f'.{out.name}.tmp-build')
+    out.parent.mkdir(parents=True, exist_ok=True); tmp = out.with_name(f'.{out.name}.tmp-{os.getpid()}')
     with open(out.with_name(f'.{out.name}.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in out.parent.glob(f'.{out.name}.tmp-*'): shutil.rmtree(left, ignore_errors=True)
         try: yield tmp
         finally: shutil.rmtree(tmp, ignore_errors=True)
 
@@ -195,6 +196,11 @@ def differences(
     return ', '.join(f'{k} {old.get(k)!r} -> {new[k]!r}' if k not in ('preset', 'photos') else k for k in new if old.get(k)!=new[k])
 
 # %% ../../nbs/synth/05_terrain.ipynb #40cf8bee
+def end_with_parent():
+    "Make a worker process end at once when the process that started it is killed."
+    def watch(): multiprocessing.parent_process().join(); os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 def run_jobs(
     fn:Callable, # Function of one job, importable by name
     jobs:list[tuple], # Arguments of each call
@@ -205,7 +211,7 @@ def run_jobs(
     if workers<2:
         for job in progress(jobs, desc): fn(*job)
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context('spawn')) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context('spawn'), end_with_parent) as pool:
         waiting = [pool.submit(fn, *job) for job in jobs]
         try:
             for done in progress(as_completed(waiting), desc, len(jobs)): done.result()
@@ -248,7 +254,6 @@ def make_terrain(
             if (there := TerrainSet(out)).manifest['params']==params: return there
             raise ConfigError(f'{out} holds another set ({differences(there.manifest["params"], params)}): choose another folder or delete it')
         if out.exists() and any(out.iterdir()): raise ConfigError(f'{out} is not empty and not a generated set: choose another folder')
-        shutil.rmtree(tmp, ignore_errors=True)
         for d in ('bags', 'truth', 'specs/extrapolate', 'atlas'): (tmp/d).mkdir(parents=True)
         for shifted in range(1 + (texture_shift and not textures)):
             np.save(tmp/'atlas'/f'{shifted}.npy', build_atlas(preset.terrains, seed + 7919*shifted, textures, .05*shifted).data)
