@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Params', 'OptimGroups', 'TASKS', 'RECIPES', 'Frozen', 'Part', 'Optim', 'Schedule', 'Data', 'Train', 'Rollout',
            'Select', 'Checkpoint', 'InitFrom', 'Log', 'Launch', 'RunConfig', 'load_config', 'canonical', 'config_hash',
-           'override', 'Task', 'resolve', 'register_task', 'register_recipe', 'find_task', 'find_recipe', 'find_loss']
+           'override', 'Task', 'resolve', 'register_task', 'register_recipe', 'find_task', 'find_recipe', 'find_loss',
+           'dump_yaml', 'parse_yaml']
 
 # %% ../../nbs/runs/01_config.ipynb #dfbe5750
 import hashlib, importlib, json, os, re, runpy
@@ -18,6 +19,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import CoreSchema, ErrorDetails
 from ..core import ConfigError, nearest
 from .yaml import dump_yaml, parse_yaml, plain_values
+
+# %% ../../nbs/runs/01_config.ipynb #25665b52
+_all_ = ['dump_yaml', 'parse_yaml'] # used through this module
 
 # %% ../../nbs/runs/01_config.ipynb #d0e1bfc4
 def _only_exact_scalars(

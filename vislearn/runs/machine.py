@@ -8,6 +8,7 @@ __all__ = ['versions', 'packages', 'hardware', 'threads', 'environment', 'data_f
 
 # %% ../../nbs/runs/03_machine.ipynb #17bf88f4
 import hashlib, importlib.metadata, os, platform, random
+from functools import cache
 from pathlib import Path
 from typing import Literal
 import numpy as np, psutil, torch
@@ -17,6 +18,7 @@ from ..core import ConfigError, seed_all
 # %% ../../nbs/runs/03_machine.ipynb #3b0ed036
 _PACKAGES = 'torch torchvision fastai fastcore accelerate numpy pydantic rosbags'.split()
 
+@cache
 def versions()->dict[str, str|None]: # Name to version; None where not installed
     "List the versions that can change a result."
     def find(name):

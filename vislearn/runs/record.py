@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from fastcore.basics import patch
 from ..core import UserError, atomic_path, nearest
 from .yaml import dump_yaml, plain_values
-from .config import Data, Part, RunConfig, Train, config_hash, find_task, load_config, resolve
-from .git import check_repositories, package_git
+from .config import RunConfig, config_hash, find_task, load_config, resolve
+from .git import check_repositories, git_state, package_git
 from .machine import data_fingerprint, environment, hardware, packages, threads, versions
 from .ckpt import FORMAT, Checkpoints
 from .metrics import MetricLog, TensorBoardLog, metrics_frame, write_csv
@@ -57,15 +57,13 @@ def make_manifest(
     source:Path|str|None=None, # The user's config file
 )->dict: # JSON values
     "Describe what a run depends on."
-    repos, own = check_repositories([source or Path.cwd()], policy), package_git()
-    where = [str(r.root) for r in repos if not own or r.root!=own.root]
-    git = next((r for r in repos if str(r.root) in where), own)
+    repos, here, own = check_repositories([source or Path.cwd()], policy), git_state(source or Path.cwd()), package_git()
     try: user = getpass.getuser()
     except (KeyError, OSError): user = str(os.getuid())
     return dict(run_id=run_id, task=cfg.task, label=cfg.label, description=cfg.description, config_hash=config_hash(cfg), argv=sys.argv, cwd=os.getcwd(), user=user,
-        hostnames=[socket.gethostname()], started=_now(), git=git and git._asdict(), package_git=own and own._asdict(), versions=versions(), hardware=hardware(), threads=threads(),
+        hostnames=[socket.gethostname()], started=_now(), git=here and here._asdict(), package_git=own and own._asdict(), versions=versions(), hardware=hardware(), threads=threads(),
         world=dict(size=1, nodes=1, per_node=1, backend=None, global_batch=cfg.train.batch_size * cfg.train.accumulate), seed=cfg.seed, deterministic=cfg.deterministic, env=environment(),
-        data=data_fingerprint(cfg.data.path()), parent=cfg.parent, sweep=None, reproducible=all(not r.dirty and bool(r.commit) for r in repos) and bool(repos), attempts=[])
+        data=data_fingerprint(cfg.data.path()), parent=cfg.parent, sweep=None, reproducible=bool(here) and all(r.commit and not r.dirty for r in repos), attempts=[])
 
 # %% ../../nbs/runs/06_record.ipynb #a77ead4b
 class Run:
@@ -77,7 +75,8 @@ class Run:
         self.dir = find_run(where, root)
         self.config = load_config(self.dir/'config.yaml')
         self.ckpt = Checkpoints(self.dir/'ckpt', self.config.checkpoint, self.config.select.mode)
-        self._log, self._board, self._lock, self._beat, self._guard = MetricLog(self.dir), None, None, None, threading.Lock()
+        self._log, self._board, self._lock, self._beat = MetricLog(self.dir), None, None, None
+        self._guard, self._at = threading.Lock(), {}
 
     @property
     def manifest(self): return json.loads((self.dir/'manifest.json').read_text(encoding='utf-8'))
@@ -195,7 +194,7 @@ def _heartbeat(
 ):
     "Say every half minute that the process lives."
     while not stop.wait(HEARTBEAT_S):
-        try: run._set_status()
+        try: run._set_status(**run._at)
         except OSError: pass
 
 @patch
@@ -207,7 +206,7 @@ def _end(
     "End an attempt: tables, status, lock."
     if self._beat: self._beat.set()
     if self._board: self._board.close()
-    self._log.close(); write_csv(self.dir); self._set_status(state=state, error=error)
+    self._log.close(); write_csv(self.dir); self._set_status(state=state, error=error, **self._at)
     if self._lock: self._lock.close()
     self._lock = self._beat = self._board = None
 
@@ -264,6 +263,7 @@ def log(
     "Record numbers in metrics.jsonl and TensorBoard."
     self.start(); self._log.write(step, epoch, split, values)
     if self._board: self._board.write(step, split, values)
+    self._at = dict(step=int(step), epoch=int(epoch))
 
 @patch
 def metrics(
