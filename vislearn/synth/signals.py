@@ -9,7 +9,7 @@ __all__ = ['FEET_MODEL', 'EFFORT_NOISE', 'VIBRATION', 'CURRENT', 'LEGS', 'LEG_PH
 # %% ../../nbs/synth/02_signals.ipynb #4820dce4
 import numpy as np
 from scipy.signal import lfilter
-from .drive import GAIT_HZ, Trajectory, ar1, make_trajectory, rotation
+from .drive import BODY_HEIGHT, GAIT_HZ, Trajectory, ar1, make_trajectory, rotation
 
 # %% ../../nbs/synth/02_signals.ipynb #ec931158
 FEET_MODEL = { # (m, s) of slip distance [m], slip velocity [m/s], penetration mean [m], penetration standard deviation [m]
@@ -131,6 +131,6 @@ def imu_signals(
     walk = (np.interp(t, path.t, path.speed)/.7).clip(0, 1)
     R = np.array([rotation(r, p, 0) for _, _, _, _, r, p in pose])
     acc = R[:,2]*9.81 + vibration(rng, t, terrain, names, rate_hz)*(.05 + .95*walk)[:,None]
-    acc[:,2] += (after[:,3] - 2*pose[:,3] + before[:,3])/h**2
+    acc[:,2] += (pose[:,3] - BODY_HEIGHT)*-(2*np.pi*GAIT_HZ)**2 # of a sine
     gyro = ((after - before)/(2*h))[:,[4, 5, 2]] + .02*rng.standard_normal((len(t), 3))
     return dict(acc=acc, gyro=gyro)
