@@ -33,7 +33,7 @@ class CB(Callback):
     @property
     def part_done(self):
         "Progress of the whole training in [0, 1], from the numbers of epoch and batch alone."
-        return (self.epoch * self.n_iter + self.iter) / (self.n_epoch * self.n_iter)
+        return (self.epoch * self.n_iter + self.iter) / (getattr(self.learn, 'max_steps', None) or self.n_epoch * self.n_iter)
 
 # %% ../nbs/04_callbacks.ipynb #85d159e1
 def _cos(start, end, p): return end + (start - end) * (1 + math.cos(math.pi * min(max(p, 0), 1))) / 2
@@ -102,9 +102,9 @@ class AmpCB(CB):
         self.region = torch.autocast(self.place, dtype=torch.bfloat16 if self.kind=='bf16' else torch.float16); self.region.__enter__()
 
     def after_pred(self): self.learn.pred = _to_float(self.pred)
-    def after_loss(self): self._leave()
-    def after_cancel_batch(self): self._leave()
-    def _leave(self):
+    def after_loss(self): self.leave()
+    def after_cancel_batch(self): self.leave()
+    def leave(self):
         if self.region: self.region.__exit__(None, None, None)
         self.region = None
 
@@ -196,8 +196,8 @@ class ProgressCB(CB):
         if self.bar is None: self.bar = progress(range(self.n_epoch * len(self.dls.train)), 'training', leave=True)
         self.bar.update(self.epoch * len(self.dls.train) + (getattr(self.learn, 'resume_state', None) or {}).get('iter', 0) - self.bar.n)
     def after_batch(self):
-        if self.iter % 10==0 and not self.bar.disable: self.bar.set_postfix_str(f'epoch {self.epoch} loss {float(self.loss):.4g}', refresh=False)
+        if self.iter % 10==0 and not self.bar.disable: self.bar.set_postfix_str(f'epoch {self.epoch} loss {float(self.loss.detach()):.4g}', refresh=False)
         self.bar.update()
-    def after_fit(self):
+    def after_fit(self): self.close()
+    def close(self):
         if self.bar is not None: self.bar.close()
-    after_cancel_fit = after_fit

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 import torch
-from fastai.callback.core import CancelEpochException, CancelFitException, Callback, TrainEvalCallback
+from fastai.callback.core import Callback, CancelEpochException, TrainEvalCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import CastToTensor, Learner, Recorder
 from fastai.optimizer import OptimWrapper
@@ -37,14 +37,15 @@ class BatchDL:
         n_inp:int|None=None, # How many of the tensors are inputs; None: all but the last
         prefetch:bool=False, # Make the next batch in a thread while this one is used?
     ):
-        self.fn, self.n, self.device, self.prefetch, self.epoch, self.start = fn, n_batches, device, prefetch, 0, 0
+        self.fn, self.n, self.device, self.prefetch, self.epoch, self.start, self.stop = fn, n_batches, device, prefetch, 0, 0, n_batches
         if n_inp is not None: self.n_inp = n_inp
 
     def __len__(self): return self.n
     def __repr__(self): return f'BatchDL({self.n} batches)'
     def __iter__(self):
-        first, self.start, epoch = self.start, 0, self.epoch
-        make = (self.fn(epoch, step) for step in range(first, self.n))
+        (first, end), epoch = (self.start, self.stop), self.epoch
+        self.start, self.stop = 0, self.n # these two count once
+        make = (self.fn(epoch, step) for step in range(first, end))
         for batch in _ahead(make) if self.prefetch else make: yield self._move(batch)
 
     def _move(self, batch):
@@ -85,14 +86,16 @@ def _ahead(
 # %% ../nbs/05_learn.ipynb #a7c42972
 class RunLearner(Learner):
     "A fastai Learner that can go on in the middle of an epoch."
-    resume_state = None
+    resume_state = max_steps = None
 
     def _do_fit(self):
         start = self.resume_state
         if start: self._restore(start)
-        for epoch in range(start['epoch'] if start else 0, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        try:
+            for epoch in range(start['epoch'] if start else 0, self.n_epoch):
+                self.epoch = epoch
+                self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally: self.progress_cb.close()
 
     def all_batches(self):
         self.n_iter, start = len(self.dl), 0
@@ -100,7 +103,13 @@ class RunLearner(Learner):
         if self.training and self.resume_state:
             start, state, self.resume_state = self.resume_state['iter'], self.resume_state, None
             self.dl.start = start; rng_set(state['rng_now'][0])
+        if self.training and self.max_steps: self.dl.stop = min(self.n_iter, self.max_steps - self.epoch * self.n_iter)
         for i, batch in enumerate(self.dl, start): self.one_batch(i, batch)
+
+    def one_batch(self, i, b):
+        try: super().one_batch(i, b)
+        finally:
+            if hasattr(self, 'amp_cb'): self.amp_cb.leave() # a model that fails must not leave autocast on
 
     def _step(self):
         scaler = self.amp_cb.scaler if hasattr(self, 'amp_cb') else None
@@ -111,6 +120,11 @@ class RunLearner(Learner):
     def steps_done(self):
         "Batches trained since the beginning, as of the end of this batch."
         return self.epoch * self.n_iter + self.iter + 1
+
+    @property
+    def steps_planned(self):
+        "Batches of the whole training."
+        return self.max_steps or self.n_epoch * len(self.dls.train)
 
 # %% ../nbs/05_learn.ipynb #5b121eea
 OPTIMIZERS = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam, sgd=torch.optim.SGD, rmsprop=torch.optim.RMSprop)
@@ -164,29 +178,31 @@ class RunCB(CB):
     order = 90
     def __init__(self,
         run:Run, # Run folder
-    ): self.record, self.total, self.count, self.saved_at = run, 0., 0, time.monotonic()
+    ): self.record, self.total, self.count, self.saved_at, self.best = run, 0., 0, time.monotonic(), dict(metric=None, best=None, epoch=None)
 
     def before_train(self):
-        if not self.learn.resume_state: self.total, self.count = 0., 0
+        if not (self.learn.resume_state and self.learn.resume_state['iter']): self.total, self.count = 0., 0 # else in the middle of an epoch
 
     def after_batch(self):
         cfg, done = self.record.config, self.learn.steps_done
         self.total = self.total + self.loss.detach().double(); self.count += 1
-        if done % cfg.log.every_steps==0 or done==1: self.record.log(done, self.epoch, 'train', batch_loss=float(self.loss), lr=self.opt.hypers[0]['lr'])
+        if done % cfg.log.every_steps==0 or done==1: self.record.log(done, self.epoch, 'train', batch_loss=float(self.loss.detach()), lr=self.opt.hypers[0]['lr'])
         due = cfg.checkpoint.every_steps and done % cfg.checkpoint.every_steps==0
         if due or (cfg.checkpoint.every_s and time.monotonic() - self.saved_at>cfg.checkpoint.every_s):
-            self.record.save(training_state(self.learn, self.epoch, self.iter + 1)); self.saved_at = time.monotonic()
+            self.record.save(training_state(self.learn, self.epoch, self.iter + 1) | dict(select=self.best)); self.saved_at = time.monotonic()
 
     def after_epoch(self):
-        values, step = epoch_values(self.learn, float(self.total) / max(self.count, 1)), (self.epoch + 1) * len(self.dls.train)
+        values, step = epoch_values(self.learn, float(self.total) / max(self.count, 1)), min((self.epoch + 1) * len(self.dls.train), self.learn.steps_planned)
         for split in ('train', 'test', 'eval'):
             part = {k.removeprefix(f'{split}_'): v for k, v in values.items() if k.startswith(f'{split}_')}
             if part: self.record.log(step, self.epoch, split, **part)
-        score = values.get(select_metric(self.record.config.select.metric, values, hasattr(self, 'eval_cb')))
-        self.record.save_epoch(training_state(self.learn, self.epoch + 1, 0), score); self.saved_at = time.monotonic()
+        metric = select_metric(self.record.config.select.metric, values, hasattr(self.learn, 'eval_cb'))
+        self.best = self.best | dict(metric=metric)
+        self.record.save_epoch(training_state(self.learn, self.epoch + 1, 0) | dict(select=self.best), values.get(metric)); self.saved_at = time.monotonic()
+        best = self.record.ckpt.index.get('best'); self.best = dict(metric=metric, best=best and best['score'], epoch=best and best['epoch'] - 1)
 
-    def get_state(self): return dict(total=float(self.total), count=self.count)
-    def set_state(self, state): self.total, self.count = state['total'], state['count']
+    def get_state(self): return dict(total=float(self.total), count=self.count, best=self.best)
+    def set_state(self, state): self.total, self.count, self.best = state['total'], state['count'], state['best']
 
 def epoch_values(
     learn:RunLearner, # At the end of an epoch
@@ -216,11 +232,11 @@ def training_state(
 )->dict: # What a checkpoint holds
     "Collect everything that the next training step depends on."
     rec, smooth, now, n = learn.recorder, learn.recorder.smooth_loss, rng_get(), len(learn.dls.train)
-    step = epoch * n + done
+    step = min(epoch * n + done, learn.steps_planned)
     scaler = learn.amp_cb.get_state() if hasattr(learn, 'amp_cb') else None
     recorder = dict(values=[list(v) for v in rec.values], losses=[float(v) for v in rec.losses], lrs=[float(v) for v in rec.lrs], iters=list(rec.iters), smooth=(smooth.count, smooth.val))
     return dict(epoch=epoch, iter=done, step=step, model=learn.model.state_dict(), optim=dict(all=learn.opt.state_dict()), scaler=scaler, ema=None,
-        schedule=dict(progress=step / max(learn.n_epoch * n, 1), epochs=learn.n_epoch), rng_epoch=[getattr(learn, 'rng_epoch', now)], rng_now=[now], loader=dict(epoch=epoch, start=done), recorder=recorder,
+        schedule=dict(progress=step / max(learn.steps_planned, 1), epochs=learn.n_epoch), rng_epoch=[getattr(learn, 'rng_epoch', now)], rng_now=[now], loader=dict(epoch=epoch, start=done), recorder=recorder,
         trackers={cb.name: cb.get_state() for cb in learn.cbs if hasattr(cb, 'get_state')}, world=1)
 
 @patch
@@ -237,12 +253,6 @@ def _restore(
         if cb.name in state['trackers'] and hasattr(cb, 'set_state'): cb.set_state(state['trackers'][cb.name])
 
 # %% ../nbs/05_learn.ipynb #9f75348e
-class _StopCB(CB):
-    order = 95
-    def __init__(self, steps): self.steps = steps
-    def after_batch(self):
-        if self.learn.steps_done>=self.steps: raise CancelFitException()
-
 def fit_run(
     learn:RunLearner, # What `make_learner` made
     run:Run|None, # Run folder; None trains without one
@@ -256,7 +266,7 @@ def fit_run(
     steps = run.config.train.max_steps if run and epochs is None else None
     if epochs is None and run: epochs = run.config.train.epochs if steps is None else -(-steps // len(learn.dls.train))
     if epochs is None: raise ConfigError('epochs: how many? Without a run there is no default')
-    cbs = [ScheduleCB(schedule, schedule_params)] + ([_StopCB(steps)] if steps else [])
+    cbs, learn.max_steps = [ScheduleCB(schedule, schedule_params)], steps
     if run is None: learn.fit(epochs, lr=lr, cbs=cbs); return learn
     state = None if run.ckpt.empty() else run.load()
     if (run.dir/'DONE').exists() or (state and state['epoch']>=epochs): learn.model.load_state_dict(state['model']); return learn

@@ -158,7 +158,8 @@ def save_epoch(
     "Save at the end of an epoch: newest, best, epoch file, clean-up."
     done, best = state['epoch'] - 1, self.index.get('best')
     is_best = self.policy.keep_best>0 and rank_score(score, self.mode) < (rank_score(best.get('score'), self.mode) if best else math.inf)
-    self.save(state | dict(score=score), also=[f'epoch-{done:04}'] + ['best']*is_best)
+    select = dict(best=score, epoch=done) if is_best else dict(best=best and best.get('score'), epoch=best and best['epoch'] - 1)
+    self.save(state | dict(score=score, select=dict(state.get('select', {}), **select)), also=[f'epoch-{done:04}'] + ['best']*is_best)
     index = self.index
     scores = {int(n[6:]): entry.get('score') for n, entry in index.items() if n.startswith('epoch-')}
     for epoch in set(scores) - kept_epochs(scores, self.policy, self.mode):
