@@ -4,7 +4,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 
-def slow_patches(images, T, bev, params, decode_each_pair=True, window=None):
+def slow_patches(images, T, bev, params, decode_each_pair=True, window=None, below=None):
     """The forward scanning of the original, pair by pair: yields (i, j), patch, share of unseen pixels.
 
     Every pair multiplies its own matrices, decodes its own image and tests its own pixels. With `decode_each_pair=False`
@@ -12,8 +12,8 @@ def slow_patches(images, T, bev, params, decode_each_pair=True, window=None):
     """
     n, S = len(T), params.patch_px
     mask = bev.mask()
-    below = np.zeros((bev.rows, bev.cols), int)
-    if params.black_rule == 'band':
+    known, below = below is not None, np.zeros((bev.rows, bev.cols), int) if below is None else below
+    if params.black_rule == 'band' and not known:
         near = np.pad(mask, 16, mode='edge')
         for r in range(bev.rows):
             for c in range(bev.cols):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOY_BEV', 'PATCH_FORMAT', 'Images', 'JpegIndex', 'encode_jpeg', 'ToyDrive', 'resize', 'unseen_below', 'cut',
-           'contact_sheet', 'cut_recording']
+           'contact_sheet', 'patches_key', 'cut_recording']
 
 # %% ../../nbs/terrain/02_cut.ipynb #90faa798
 from collections.abc import Iterator, Sequence
@@ -165,6 +165,14 @@ def contact_sheet(
     return cells.reshape(-1, ncols, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, ncols*side, 3)
 
 # %% ../../nbs/terrain/02_cut.ipynb #eb0aa79d
+def patches_key(
+    source:dict, # What identifies the recording and the window
+    bev:BevSpec, # Geometry of the images
+    params:PatchParams, # Rules
+)->dict: # Everything the patches depend on
+    "Give the parameters that name the store of a recording's patches."
+    return dict(source=source, bev=bev.model_dump(mode='json'), params=params.model_dump(mode='json'), format=PATCH_FORMAT)
+
 def cut_recording(
     images:Images, # Images in order of time
     T:np.ndarray, # Body in odometry frame at each image's time, `(N, 4, 4)` [m]
@@ -174,12 +182,12 @@ def cut_recording(
     valid:np.ndarray|None=None, # Images that have a pose, `(N,)` bool; None for all
     window:np.ndarray|None=None, # Images inside the datum's window, `(N,)` bool; None for all
     root:Path|str|None=None, # Cache folder; see `core.cache_root`
-    desc:str='patches', # Words before the progress bar
+    desc:str='patches', # Words before the progress bar; empty for no bar
 )->Path: # Folder of the store
     "Find, cut and store all patches of a recording."
     if len(T)!=len(images): raise DataError(f'T must hold one pose per image, got {len(T)} poses and {len(images)} images')
     if source is None: source = dict(poses=content_hash(np.round(T, 6).tolist()), image=content_hash(next(iter(images.iter([0])))[1].tolist()) if len(images) else '')
-    key = dict(source=source, bev=bev.model_dump(mode='json'), params=params.model_dump(mode='json'), format=PATCH_FORMAT)
+    key = patches_key(source, bev, params)
     path = store_path('patches', key, root)
     if (path/'meta.json').exists(): return path
     pairs = find_pairs(T, bev, params, valid, window)
@@ -193,7 +201,8 @@ def cut_recording(
 def _fill(w:StoreWriter, images, pairs, T, bev, params, source, desc):
     first, kept, shares, thumbs, seen, every = np.searchsorted(pairs.view, np.arange(len(T)+1)), [], [], [], 0, max(1, len(pairs)//60)
     views = np.unique(pairs.view)
-    for i, image in progress(images.iter(views), desc, total=len(views)):
+    stream = images.iter(views)
+    for i, image in progress(stream, desc, total=len(views)) if desc else stream:
         rows = np.arange(first[i], first[i+1]); seen += 1
         patches, black = cut(image, pairs[rows], bev, params)
         ok = black<params.max_black

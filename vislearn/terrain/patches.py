@@ -17,8 +17,8 @@ import numpy as np, torch
 from fastcore.basics import patch
 from ..core import DataError, UserError, file_fingerprint, progress
 from ..robot.bev import BevSpec, BevWarp, CameraModel
-from ..store import Store
-from .cut import Images, ToyDrive, cut_recording
+from ..store import Store, store_path
+from .cut import Images, ToyDrive, cut_recording, patches_key
 from .pairs import PatchParams
 from .spec import Datum, Spec, read_spec
 from ..viz import show_images
@@ -118,24 +118,28 @@ def extract(
     camera:CameraModel|None=None, # Camera, for bags without bird's-eye views; default: the datum's
     topics:str|dict|None=None, # Topic names or preset; default: the datum's, else `spot_seed`
     root:Path|str|None=None, # Cache folder; see `core.cache_root`
+    quiet:bool=False, # No progress bar?
 )->Path: # Folder of the store
-    "Cut and store the patches of one datum."
+    "Cut and store the patches of one datum, or reuse them."
     from vislearn.robot.bags import Bag, TimeRangeError, TopicMap
     from vislearn.robot.poses import pose_track
     datum = datum if isinstance(datum, Datum) else Datum(path=str(datum))
-    topics = topics or datum.topic_map or 'spot_seed'
+    topics, camera, bev = topics or datum.topic_map or 'spot_seed', _camera(camera or datum.camera), bev or (BevSpec(**datum.bev) if datum.bev else None)
+    if not Path(datum.path).exists(): Bag(datum.path)    # says what is there instead
+    source = dict(file=file_fingerprint(datum.path), window=[datum.start_ns, datum.end_ns, datum.offset], topics=topics, camera=camera and camera.model_dump(mode='json'))
+    known = bev or (BevSpec.from_camera(camera) if camera else None)
+    if known is not None:                                # nothing has to be opened if the store is there
+        path = store_path('patches', patches_key(source, known, params or PatchParams().fit(known)), root)
+        if (path/'meta.json').exists(): return path
     bag = Bag(datum.path, TopicMap(**topics) if isinstance(topics, dict) else topics)
     lo, hi = datum.window(bag.start_ns, bag.end_ns)
     if hi<bag.start_ns or lo>bag.end_ns:
         raise TimeRangeError(f'{datum.path}: window {lo/1e9:.3f} to {hi/1e9:.3f} s lies outside of the bag, which spans {bag.start_ns/1e9:.3f} to {bag.end_ns/1e9:.3f} s')
-    bev, camera = bev or (BevSpec(**datum.bev) if datum.bev else None), _camera(camera or datum.camera)
-    clip = params is None or params.clip_future
-    images, bev = bev_images(bag, lo, hi+1 if clip else None, bev, camera)
+    images, bev = bev_images(bag, lo, hi+1 if params is None or params.clip_future else None, bev, camera)
     if not len(images): raise DataError(f'{datum.path}: no image in the window {lo/1e9:.3f} to {hi/1e9:.3f} s')
     params = params or PatchParams().fit(bev)
     T, valid = pose_track(bag, times=images.t_ns).at(images.t_ns, interpolate=params.interpolate_pose)
-    source = dict(file=file_fingerprint(datum.path), window=[lo, hi], topics=topics, camera=camera and camera.model_dump(mode='json'))
-    return cut_recording(images, T, bev, params, source, valid, images.t_ns<=hi, root, Path(datum.path).name)
+    return cut_recording(images, T, bev, params, source, valid, images.t_ns<=hi, root, '' if quiet else Path(datum.path).name)
 
 # %% ../../nbs/terrain/03_patches.ipynb #716f2592
 class PatchSet:
@@ -240,7 +244,7 @@ def build_patches(
 )->PatchSet: # Patches of all recordings
     "Extract all recordings of a specification, or reuse what is in the cache."
     jobs = [(c, n, d) for c,data in spec.categories.items() for n,d in enumerate(data)]
-    def job(d): return partial(_try_extract, d, params=params, root=root, bev=None if d.bev else bev, camera=None if d.camera else camera)
+    def job(d): return partial(_try_extract, d, params=params, root=root, quiet=workers>1, bev=None if d.bev else bev, camera=None if d.camera else camera)
     if workers<=1: done = {k: job(d)() for k,(_,_,d) in enumerate(jobs)}
     else:
         context = multiprocessing.get_context('fork' if sys.platform=='linux' else 'spawn')
