@@ -82,8 +82,8 @@ class ScheduleCB(CB):
         self.lowest, self.waited = (float(loss), 0) if better else (self.lowest, self.waited + 1)
         if self.waited>self.params.get('patience', 3): self.scale, self.waited = self.scale * self.params.get('factor', .5), 0
 
-    def get_state(self): return dict(scale=self.scale, lowest=self.lowest, waited=self.waited)
-    def set_state(self, state): self.scale, self.lowest, self.waited = state['scale'], state['lowest'], state['waited']
+    def get_state(self)->dict: "Give the counters of `plateau`."; return dict(scale=self.scale, lowest=self.lowest, waited=self.waited)
+    def set_state(self, state:dict): "Put the counters back."; self.scale, self.lowest, self.waited = state['scale'], state['lowest'], state['waited']
 
 # %% ../nbs/04_callbacks.ipynb #a0353a11
 class AmpCB(CB):
@@ -105,6 +105,7 @@ class AmpCB(CB):
     def after_loss(self): self.leave()
     def after_cancel_batch(self): self.leave()
     def leave(self):
+        "Switch autocast off."
         if self.region: self.region.__exit__(None, None, None)
         self.region = None
 
@@ -113,8 +114,8 @@ class AmpCB(CB):
     def before_step(self):
         if self.scaler: self.scaler.unscale_(self.opt.opt)
 
-    def get_state(self): return self.scaler.state_dict() if self.scaler else {}
-    def set_state(self, state): return self.scaler.load_state_dict(state) if self.scaler else None
+    def get_state(self)->dict: "Give the loss scale."; return self.scaler.state_dict() if self.scaler else {}
+    def set_state(self, state:dict): "Put the loss scale back."; return self.scaler.load_state_dict(state) if self.scaler else None
 
 def _to_float(
     pred:Tensor|tuple|list|dict, # What a model returned
@@ -200,4 +201,5 @@ class ProgressCB(CB):
         self.bar.update()
     def after_fit(self): self.close()
     def close(self):
+        "Take the bar away."
         if self.bar is not None: self.bar.close()

@@ -52,10 +52,10 @@ class BatchDL:
         batch = batch if isinstance(batch, tuple|list) else (batch,)
         return tuple(x if self.device is None else x.to(self.device, non_blocking=True) for x in batch)
 
-    def to(self, device): self.device = device; return self
-    def new(self, **kwargs): return self
+    def to(self, device:torch.device|str): "Send batches to another device from now on."; self.device = device; return self
+    def new(self, **options:object): "Give the loader itself: fastai asks for copies without shuffling."; return self
     @property
-    def dataset(self): return None
+    def dataset(self): "There is none: batches are functions."; return None
 
 def _ahead(
     items:Iterator, # Slow to make
@@ -98,6 +98,7 @@ class RunLearner(Learner):
         finally: self.progress_cb.close()
 
     def all_batches(self):
+        "Train or test on the batches of one epoch, from the middle on if a run is continued."
         self.n_iter, start = len(self.dl), 0
         self.dl.epoch = self.epoch if self.training else 0
         if self.training and self.resume_state:
@@ -106,7 +107,8 @@ class RunLearner(Learner):
         if self.training and self.max_steps: self.dl.stop = min(self.n_iter, self.max_steps - self.epoch * self.n_iter)
         for i, batch in enumerate(self.dl, start): self.one_batch(i, batch)
 
-    def one_batch(self, i, b):
+    def one_batch(self, i:int, b:tuple):
+        "Do one batch, and leave no switch on if it fails."
         try: super().one_batch(i, b)
         finally:
             if hasattr(self, 'amp_cb'): self.amp_cb.leave() # a model that fails must not leave autocast on
@@ -201,8 +203,8 @@ class RunCB(CB):
         self.record.save_epoch(training_state(self.learn, self.epoch + 1, 0) | dict(select=self.best), values.get(metric)); self.saved_at = time.monotonic()
         best = self.record.ckpt.index.get('best'); self.best = dict(metric=metric, best=best and best['score'], epoch=best and best['epoch'] - 1)
 
-    def get_state(self): return dict(total=float(self.total), count=self.count, best=self.best)
-    def set_state(self, state): self.total, self.count, self.best = state['total'], state['count'], state['best']
+    def get_state(self)->dict: "Give the sums of this epoch."; return dict(total=float(self.total), count=self.count, best=self.best)
+    def set_state(self, state:dict): "Put the sums back."; self.total, self.count, self.best = state['total'], state['count'], state['best']
 
 def epoch_values(
     learn:RunLearner, # At the end of an epoch

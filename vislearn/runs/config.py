@@ -93,8 +93,9 @@ class Frozen(BaseModel, metaclass=_OneLine):
         return {k: v.tolist() if isinstance(v, np.generic|np.ndarray) else v for k, v in data.items()}
 
     @classmethod
-    def model_validate(cls, obj, **kwargs):
-        try: return super().model_validate(obj, **kwargs)
+    def model_validate(cls, obj:object, **options:object)->'Frozen':
+        "Check plain values; what is wrong is said in one line."
+        try: return super().model_validate(obj, **options)
         except ValidationError as e: raise _one_line(e, cls) from None
 
     def __setattr__(self, name, value): raise ConfigError(f'{type(self).__name__} is frozen: use .replace({name}={value!r}), which gives a changed copy')

@@ -79,16 +79,16 @@ class Run:
         self._guard, self._at = threading.Lock(), {}
 
     @property
-    def manifest(self): return json.loads((self.dir/'manifest.json').read_text(encoding='utf-8'))
+    def manifest(self)->dict: "What the run depends on."; return json.loads((self.dir/'manifest.json').read_text(encoding='utf-8'))
 
     @property
     def status(self):
-        "State, process, heartbeat, attempt, last step; `dead?` when a running run was not heard of for two minutes."
+        "State, process, last step; `dead?` when a running run was not heard of for two minutes."
         status = json.loads((self.dir/'status.json').read_text(encoding='utf-8'))
         return status | (dict(state='dead?') if status['state']=='running' and time.time() - status['heartbeat']>120 else {})
 
     @property
-    def id(self): return self.manifest['run_id']
+    def id(self)->str: "Its name, which sorts by time."; return self.manifest['run_id']
 
     def __repr__(self): return f'Run({self.id}: {self.config.task}, {self.status["state"]}, step {self.status["step"]})'
     def _repr_html_(self): return f'<b>{self.id}</b> {self.config.task}: {self.config.description} (<i>{self.status["state"]}</i>, step {self.status["step"]})'
