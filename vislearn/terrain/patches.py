@@ -40,15 +40,25 @@ class Patches:
     def __reduce__(self): return (Patches, (self.path,))
     def __repr__(self)->str: return f'{len(self)} patches of {len(self.keys)} locations, {self.side_px} px'
     @property
-    def side_px(self)->int: return self.store['patches'].shape[1]
+    def side_px(self)->int:
+        "Side of a patch [px]."
+        return self.store['patches'].shape[1]
     @property
-    def view(self)->np.ndarray: return self.store.index['view']
+    def view(self)->np.ndarray:
+        "Viewpoint of each row."
+        return self.store.index['view']
     @property
-    def loc(self)->np.ndarray: return self.store.index['loc']
+    def loc(self)->np.ndarray:
+        "Location of each row."
+        return self.store.index['loc']
     @property
-    def clearest(self)->np.ndarray: return self.indptr[1:] - 1
+    def clearest(self)->np.ndarray:
+        "Row of the clearest view of each location."
+        return self.indptr[1:] - 1
     @property
-    def farthest(self)->np.ndarray: return self.indptr[:-1]
+    def farthest(self)->np.ndarray:
+        "Row of the farthest view of each location."
+        return self.indptr[:-1]
 
 @patch
 def views(
@@ -166,19 +176,33 @@ class PatchSet:
     def __reduce__(self): return (PatchSet, (self.paths, self.spec, self.mode, self.device))
     def __repr__(self)->str: return f'{len(self)} patches of {len(self.loc_datum)} locations, {self.side_px} px, {len(self.data)} data: {", ".join(self.categories)}'
     @property
-    def loc_category(self)->np.ndarray: return self.datum_category[self.loc_datum]
+    def loc_category(self)->np.ndarray:
+        "Category number of each location, `(L,)`."
+        return self.datum_category[self.loc_datum]
     @cached_property
-    def location(self)->np.ndarray: return np.repeat(np.arange(len(self.loc_datum), dtype=np.int32), np.diff(self.indptr))
+    def location(self)->np.ndarray:
+        "Location number of each row, `(N,)`."
+        return np.repeat(np.arange(len(self.loc_datum), dtype=np.int32), np.diff(self.indptr))
     @property
-    def category(self)->np.ndarray: return self.loc_category[self.location]
+    def category(self)->np.ndarray:
+        "Category number of each row, `(N,)`."
+        return self.loc_category[self.location]
     @property
-    def datum(self)->np.ndarray: return self.loc_datum[self.location]
+    def datum(self)->np.ndarray:
+        "Recording of each row, `(N,)`."
+        return self.loc_datum[self.location]
     @cached_property
-    def pose(self)->np.ndarray: return np.concatenate([d.store.index['pose_loc'] for d in self.data])
+    def pose(self)->np.ndarray:
+        "x [m], y [m], heading [rad] of each location, `(L, 3)`."
+        return np.concatenate([d.store.index['pose_loc'] for d in self.data])
     @property
-    def clearest(self)->np.ndarray: return self.indptr[1:] - 1
+    def clearest(self)->np.ndarray:
+        "Row of the clearest view of each location."
+        return self.indptr[1:] - 1
     @property
-    def farthest(self)->np.ndarray: return self.indptr[:-1]
+    def farthest(self)->np.ndarray:
+        "Row of the farthest view of each location."
+        return self.indptr[:-1]
 
 # %% ../../nbs/terrain/03_patches.ipynb #9f45311e
 @patch

@@ -46,7 +46,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True, json_schema_extra={'patternProperties': {'^_': True}})
     @model_validator(mode='before')
     @classmethod
-    def drop_comments(cls, data:object)->object:
+    def _drop_comments(cls, data:object)->object:
         return {k: v for k,v in data.items() if not str(k).startswith('_')} if isinstance(data, dict) else data
 
 class Datum(Strict):
@@ -59,16 +59,20 @@ class Datum(Strict):
     bev: dict[str, object]|None = None # Fields of `robot.bev.BevSpec`
     camera: str|dict[str, object]|None = None # Calibration file, or fields of `robot.bev.CameraModel`; used if the bag has no bird's-eye view
     @model_validator(mode='after')
-    def check_window(self)->'Datum':
+    def _check_window(self)->'Datum':
         if self.offset is not None and (self.start is not None or self.end is not None): raise ValueError('give either offset or start and end')
         if self.start_ns is not None and self.end_ns is not None and self.start_ns>=self.end_ns:
             raise ValueError(f'start must be before end, got {self.start} and {self.end}')
         if isinstance(self.offset, tuple) and self.offset[0]>=self.offset[1]: raise ValueError(f'offset must be [start, end] with start before end, got {list(self.offset)}')
         return self
     @property
-    def start_ns(self)->int|None: return time_ns(self.start)
+    def start_ns(self)->int|None:
+        "Start of the window [ns], None for the start of the bag."
+        return time_ns(self.start)
     @property
-    def end_ns(self)->int|None: return time_ns(self.end)
+    def end_ns(self)->int|None:
+        "End of the window [ns], None for the end of the bag."
+        return time_ns(self.end)
 
 # %% ../../nbs/terrain/00_spec.ipynb #38b1c55b
 @patch
@@ -95,7 +99,7 @@ class Ordering(Strict):
     label: Literal[-1, 0, 1] # −1: `first` is preferred, 0: equally good, 1: `first` is worse
     @model_validator(mode='before')
     @classmethod
-    def read_prefer(cls, data:dict)->dict:
+    def _read_prefer(cls, data:dict)->dict:
         if not isinstance(data, dict) or 'prefer' not in data: return data
         data, said = dict(data), data['prefer']
         del data['prefer']
@@ -155,7 +159,7 @@ class Spec(Strict):
     orderings: tuple[Ordering, ...] = () # Statements, those of `levels` included
     @model_validator(mode='before')
     @classmethod
-    def expand(cls, data:dict, info:ValidationInfo)->dict:
+    def _expand(cls, data:dict, info:ValidationInfo)->dict:
         if not isinstance(data, dict): return data
         data, folder = dict(data), (info.context or {}).get('folder')
         root, levels, common = data.pop('root', None), data.pop('levels', None), {k: data.pop(k) for k in DEFAULTS if k in data}
@@ -168,7 +172,7 @@ class Spec(Strict):
         return data
     @field_validator('categories')
     @classmethod
-    def not_empty(cls, cats:dict[str, tuple[Datum, ...]])->dict[str, tuple[Datum, ...]]:
+    def _not_empty(cls, cats:dict[str, tuple[Datum, ...]])->dict[str, tuple[Datum, ...]]:
         if not cats: raise ValueError('needs at least one category')
         for name, data in cats.items():
             if not data: raise ValueError(f'{name} has no data: list at least one bag, or remove it')

@@ -51,7 +51,7 @@ def block_split(
     L, rng = len(pset.loc_datum), np.random.default_rng(seed)
     block, valid, n_blocks = np.zeros(L, np.int64), np.zeros(L, bool), 0
     for k, name in enumerate(pset.categories):
-        mine, short = pset.loc_category==k, {}
+        mine = pset.loc_category==k
         for d in np.flatnonzero(pset.datum_category==k):
             at = np.flatnonzero(pset.loc_datum==d); b = _blocks(pset.pose[at], block_m)
             block[at] = b + n_blocks; n_blocks += b[-1] + 1
@@ -234,7 +234,7 @@ def _pool(spec, categories, closure):
 
 @dataclass
 class PairSampler:
-    "Draw pairs of rows with the label of their categories; pair k of an epoch depends on seed, epoch and k only."
+    "Draw pairs of rows with a label; pair k of an epoch depends on seed, epoch and k only."
     pset: PatchSet # Patches
     spec: Spec|None = None # Statements; default: those of the set
     locations: np.ndarray|None = None # Locations to draw from, `(L,)` bool; None for all
