@@ -176,6 +176,7 @@ class Renderer:
         noise_sd:float=3., # Standard deviation of the pixel noise [grey levels]
         night:bool=False, # Light only from a headlight?
         seed:int=0, # Seed of the noise field
+        blend_m:float=0., # Width of the band in which two terrains mingle [m]; the truth stays crisp
         rows_per_block:int=32, # Rows worked on at once, so that all arrays stay in the cache
     ):
         check_shape(K, '3 3', 'K'); check_shape(T_ground_camera, '4 4', 'T_ground_camera')
@@ -183,20 +184,26 @@ class Renderer:
         self.mount_R, self.mount_t = T_ground_camera[:3,:3], T_ground_camera[:3,3] - [0, 0, BODY_HEIGHT]
         self.cols, self.rows = (np.arange(width) - K[0,2])/K[0,0], (np.arange(height) - K[1,2])/K[1,1]
         self.ray2 = (1 + self.cols[None]**2 + self.rows[:,None]**2).astype(np.float32)
-        self.n, self.map = len(world.labels)*LIGHT_UP, pack_world(world).ravel()
+        self.n, self.map = len(world.labels)*LIGHT_UP, pack_world(world, blend_m, seed).ravel()
         pool = sample_rng(seed, 2**20, 200).standard_normal(width*height + 2**18, dtype=np.float32)
         self.pool = pool*np.float32(noise_sd) + np.float32(.5) # rounding included
 
 # %% ../../nbs/synth/01_drive.ipynb #60136402
 def pack_world(
     world:World, # Labels and light
+    blend_m:float=0., # Width of the band in which two terrains mingle grain by grain [m]
+    seed:int=0, # Seed of the mingling
 )->np.ndarray: # `(n*4, n*4)` uint16: light in 1/4096 above, label in the lowest 3 bits
     "Refine the light between the cells and pack it with the label, for one lookup per pixel."
     n = len(world.labels); pos = (np.arange(n*LIGHT_UP) + .5)/LIGHT_UP - .5
     i, frac = np.floor(pos).astype(int), (pos - np.floor(pos)).astype(np.float32)
     light = world.light
     for _ in range(2): light = (light[i%n]*(1 - frac)[:,None] + light[(i+1)%n]*frac[:,None]).T # periodic, along both axes
-    return np.ascontiguousarray(np.rint(light*4096).clip(0, 8191).astype(np.uint16) << 3) | world.labels.repeat(LIGHT_UP, 0).repeat(LIGHT_UP, 1)
+    labels = world.labels.repeat(LIGHT_UP, 0).repeat(LIGHT_UP, 1)
+    if blend_m:
+        off = blend_m*(sample_rng(seed, 2**20, 201).random((2, *labels.shape), dtype=np.float32) - np.float32(.5)); grid = (np.arange(n*LIGHT_UP) + .5)/(CELLS_PER_M*LIGHT_UP)
+        labels = world.terrain_at(np.stack([grid[None] + off[0], grid[:,None] + off[1]], -1))
+    return np.ascontiguousarray(np.rint(light*4096).clip(0, 8191).astype(np.uint16) << 3) | labels
 
 # %% ../../nbs/synth/01_drive.ipynb #34126f7b
 @patch

@@ -40,6 +40,7 @@ class Preset:
     state_hz:float=20. # Robot states per second
     imu_hz:float=100. # Inertial samples per second
     stand_s:tuple=(3., 2.) # Standing at the start and at the end [s]
+    blend_m:float=0. # Width of the band in which neighbouring terrains mingle [m]
 
 PRESETS = dict(
     ci=Preset(('concrete', 'pebble_pavement', 'grass', 'marble_rock'), 480, 56.25, 4., 24, 5., 12., 8., 1, 10., 2., 16., imu_hz=50.),
@@ -131,7 +132,7 @@ def frames(
     "Draw the images of a drive one after the other."
     cam, bev = spot_camera(drive.preset.width), preset_bev(drive.preset)
     warp, seen = BevWarp(cam, bev), bev.mask()[...,None].astype(np.uint8)
-    draw = Renderer(atlas, drive.world, np.array(cam.K), cam.width, cam.height, np.array(cam.T_body_camera), 8. if night else 3., night, drive.seed)
+    draw = Renderer(atlas, drive.world, np.array(cam.K), cam.width, cam.height, np.array(cam.T_body_camera), 8. if night else 3., night, drive.seed, drive.preset.blend_m)
     poses, rates = drive.path.at(drive.image_t), np.interp(drive.image_t, drive.path.t, drive.path.yaw_rate)
     for k, (pose, gain, rate) in enumerate(zip(poses, drive.exposure, rates)):
         camera = jpeg(draw.render(pose, gain, drive.rng(1000 + k), rate), 90)

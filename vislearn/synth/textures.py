@@ -255,5 +255,7 @@ def build_atlas(
     scale = lambda n: 1 + jitter*float(sample_rng(seed, 2**20, 100 + TERRAINS.index(n)).uniform(-1, 1))
     tiles = {n: photo_texture(files[n], PHOTOS[n][1]) if textures else texture(n, seed, scale(n)) for n in names}
     for a, b in (('concrete', 'pebble_pavement'), ('grass', 'bush')):
-        if textures and a in tiles and b in tiles: tiles[b] = exact_mean(tiles[b], tiles[a].reshape(-1, 3).mean(0))
+        if textures and a in tiles and b in tiles:
+            means = [tiles[n].reshape(-1, 3).mean(0) for n in (a, b)]; shared = np.rint(np.mean(means, 0))
+            for n, m in zip((a, b), means): tiles[n] = exact_mean(tiles[n]*(shared/m), shared)
     return Atlas(np.concatenate([pack_tile(tiles[n]) for n in names]), names)
