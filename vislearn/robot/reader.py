@@ -246,11 +246,11 @@ def _tolerant(rec:Recording, reader:'Reader1|Reader2', topics:set[str]|None, sta
 def raw(self:Recording,
     topics:Iterable[str]|None=None, # Exact topic names; None for all
     start:int|None=None, # First log time [ns], included
-    stop:int|None=None, # Last log time [ns], included
+    stop:int|None=None, # End of the log times [ns], excluded
 )->Iterator[tuple['Connection', int, bytes]]: # Connection, log time [ns], bytes
     "Read messages in the order of their log times; damage is skipped and counted in `lost`."
     topics = None if topics is None else set(topics)
-    parts = [_tolerant(self, r, topics, start, None if stop is None else stop+1) for r in self.readers]
+    parts = [_tolerant(self, r, topics, start, stop) for r in self.readers]
     yield from merge(*parts, key=lambda m: m[1])
 
 # %% ../../nbs/robot/01_reader.ipynb #75bf8061
