@@ -4,9 +4,9 @@ import numpy as np, pytest
 from PIL import Image
 from scipy.ndimage import uniform_filter1d
 from vislearn.core import DataError, sample_rng
-from vislearn.synth.drive import (BODY_HEIGHT, CELLS_PER_M, SKY, Renderer, World, ar1, exposures, make_odometry, make_trajectory, make_world)
+from vislearn.synth.drive import (BODY_HEIGHT, CELLS_PER_M, SKY, Renderer, ar1, exposures, make_odometry, make_trajectory, make_world)
 from vislearn.synth.record import Preset, bag_plans, frames, preset_bev, simulate, spot_camera
-from vislearn.synth.textures import N_LEVELS, TEXTURE_PPM, TERRAINS, TILE, Atlas, build_atlas, pack_tile, photo_texture, texture
+from vislearn.synth.textures import N_LEVELS, TEXTURE_PPM, TERRAINS, TILE, Atlas, build_atlas, pack_tile, texture
 
 NAMES = ('concrete', 'pebble_pavement', 'grass', 'marble_rock')
 

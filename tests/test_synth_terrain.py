@@ -1,5 +1,5 @@
 "Generated sets on disk: three formats, faults, truth, specifications, killed and repeated builds"
-import dataclasses, hashlib, json, os, signal, subprocess, sys, time
+import dataclasses, json, os, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 import numpy as np, pytest

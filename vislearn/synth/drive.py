@@ -7,16 +7,14 @@ __all__ = ['CELLS_PER_M', 'LIGHT_UP', 'BODY_HEIGHT', 'GAIT_HZ', 'SKY', 'World', 
            'shadow_raster', 'make_world', 'ar1', 'exposures', 'rotation', 'Renderer', 'pack_world']
 
 # %% ../../nbs/synth/01_drive.ipynb #b50045ff
-import io
 from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.signal import lfilter
 from scipy.spatial import cKDTree
 from ..core import check_shape, sample_rng
-from .textures import N_LEVELS, TEXTURE_PPM, TILE, Atlas, build_atlas, spectral_noise
+from .textures import N_LEVELS, TEXTURE_PPM, TILE, Atlas, spectral_noise
 
 # %% ../../nbs/synth/01_drive.ipynb #12db678f
 CELLS_PER_M, LIGHT_UP = 20, 4 # label raster [cells/m]; the light raster is drawn this many times finer
@@ -30,7 +28,9 @@ class World:
     names:tuple # Terrain of each index
 
     @property
-    def size_m(self)->float: return len(self.labels)/CELLS_PER_M
+    def size_m(self)->float:
+        "Side of the world [m]."
+        return len(self.labels)/CELLS_PER_M
 
     def terrain_at(self,
         xy:np.ndarray, # World positions, `(..., 2)` [m]

@@ -6,11 +6,13 @@
 __all__ = ['FORMATS', 'FOOT_LAYOUTS', 'TOPICS', 'CALLER', 'OTHER_CALLER', 'rpy_quat', 'Packer', 'bag_name', 'BagOut']
 
 # %% ../../nbs/synth/03_messages.ipynb #f26c4d8b
+from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from ..core import ConfigError, nearest
 from ..robot.msgs import typestore
-from .signals import JOINTS, LEGS
+from .signals import JOINTS
 
 # %% ../../nbs/synth/03_messages.ipynb #4e36a652
 FORMATS, FOOT_LAYOUTS = ('ros1', 'sqlite3', 'mcap'), ('flat', 'nested', 'plain')
@@ -45,52 +47,115 @@ class Packer:
         self.Header, self.Time, self.cov = self.store.types['std_msgs/msg/Header'], self.store.types['builtin_interfaces/msg/Time'], np.zeros(36)
         self.put = self.store.serialize_ros1 if ros==1 else self.store.serialize_cdr
 
-    def header(self, ns:int, frame:str)->object:
+    def header(self,
+        ns:int, # Stamp [ns since 1970]
+        frame:str, # Name of the frame
+    )->object: # std_msgs/Header
         "Make a header; ROS 1 has a sequence number in front."
         stamp = self.Time(ns//10**9, ns%10**9)
         return self.Header(0, stamp, frame) if self.ros==1 else self.Header(stamp, frame)
-    def vec(self, v:np.ndarray, kind:str='Vector3')->object:
+
+    def vec(self,
+        v:Sequence[float], # x, y, z
+        kind:str='Vector3', # Vector3 or Point
+    )->object: # geometry_msgs/Vector3 or Point
         "Make a vector or point."
         return self.geo[kind](*map(float, v))
-    def pack(self, role:str, *fields:object)->bytes:
+
+    def pack(self,
+        role:str, # Key of `TOPICS`
+        *fields:object, # Fields of the message, in order
+    )->bytes: # Serialised message
         "Serialise the message of a role from its fields."
         name = TOPICS[role][1]
         return bytes(self.put(self.store.types[name](*fields), name))
 
-    def image(self, ns:int, jpeg:bytes, frame:str='kinect')->bytes:
-        "Pack a compressed image."
-        return self.pack('camera', self.header(ns, frame), 'jpeg', np.frombuffer(jpeg, np.uint8))
-    def tf(self, edges:list)->bytes:
-        "Pack transforms: (ns, parent, child, xyz, quat) each."
-        g = self.geo
-        return self.pack('tf', [g['TransformStamped'](self.header(ns, a), b, g['Transform'](self.vec(xyz), g['Quaternion'](*map(float, q)))) for ns, a, b, xyz, q in edges])
-    def odom(self, ns:int, xyz:np.ndarray, quat:np.ndarray, linear:np.ndarray, angular:np.ndarray)->bytes:
-        "Pack an odometry message; the twist is in the body frame."
-        g = self.geo; pose = g['Pose'](self.vec(xyz, 'Point'), g['Quaternion'](*map(float, quat)))
-        return self.pack('odom', self.header(ns, 'odom'), 'body', g['PoseWithCovariance'](pose, self.cov), g['TwistWithCovariance'](g['Twist'](self.vec(linear), self.vec(angular)), self.cov))
-    def twist(self, ns:int, linear:np.ndarray, angular:np.ndarray)->bytes:
-        "Pack the velocity of the body, expressed in the odom frame."
-        return self.pack('twist', self.header(ns, 'odom'), self.geo['TwistWithCovariance'](self.geo['Twist'](self.vec(linear), self.vec(angular)), self.cov))
-    def joints(self, ns:int, position:np.ndarray, velocity:np.ndarray, effort:np.ndarray)->bytes:
-        "Pack twelve joints."
-        return self.pack('joint_states', self.header(ns, ''), list(JOINTS), position, velocity, effort)
-    def imu(self, ns:int, acc:np.ndarray, gyro:np.ndarray, quat:np.ndarray)->bytes:
-        "Pack an inertial sample."
-        cov = self.cov[:9]
-        return self.pack('imu', self.header(ns, 'vectornav'), self.geo['Quaternion'](*map(float, quat)), cov, self.vec(gyro), cov, self.vec(acc), cov)
-    def battery(self, ns:int, current:float, voltage:float, percentage:float)->bytes:
-        "Pack one battery."
-        T = self.store.types['spot_msgs/msg/BatteryState']; Duration = self.store.types['builtin_interfaces/msg/Duration']
-        return self.pack('battery', [T(self.header(ns, ''), 'battery_0', float(percentage), Duration(int(54*percentage), 0), float(current), float(voltage), np.array([31., 32.]), 3)])
-    def feet(self, ns:int, sample:dict)->bytes:
-        "Pack four feet in the layout of the recording; `sample` holds row k of every array of `foot_signals`."
-        T, point = self.store.types, 'Point' if self.layout=='flat' else 'Vector3'; states = []
-        for k in range(4):
-            plain = (self.vec(sample['position'][k], 'Point'), int(sample['contact'][k]))
-            ground = (.7, 'odom', self.vec(sample['slip_distance'][k], point), self.vec(sample['slip_velocity'][k], point), self.vec((0, 0, 1), point), float(sample['pen_mean'][k]), float(sample['pen_std'][k]))
-            extra = {'plain': (), 'flat': ground, 'nested': (T['spot_msgs/msg/TerrainState'](*ground),) if self.layout=='nested' else ()}[self.layout]
-            states.append(T['spot_msgs/msg/FootState'](*plain, *extra))
-        return self.pack('feet', *([self.header(ns, '')] if self.layout=='flat' else []), states)
+# %% ../../nbs/synth/03_messages.ipynb #b3774ff3
+@patch
+def image(self:Packer,
+    ns:int, # Time of exposure [ns]
+    jpeg:bytes, # JPEG file
+    frame:str='kinect', # Camera frame
+)->bytes: # sensor_msgs/CompressedImage
+    "Pack a compressed image."
+    return self.pack('camera', self.header(ns, frame), 'jpeg', np.frombuffer(jpeg, np.uint8))
+
+@patch
+def tf(self:Packer,
+    edges:list[tuple], # (ns, parent, child, xyz, quaternion) each
+)->bytes: # tf2_msgs/TFMessage
+    "Pack transforms."
+    geo = self.geo
+    return self.pack('tf', [geo['TransformStamped'](self.header(ns, parent), child, geo['Transform'](self.vec(xyz), geo['Quaternion'](*map(float, quat)))) for ns, parent, child, xyz, quat in edges])
+
+@patch
+def odom(self:Packer,
+    ns:int, # Time of the state [ns]
+    xyz:Sequence[float], # Position of the body in `odom` [m]
+    quat:Sequence[float], # Its orientation, x, y, z, w
+    linear:Sequence[float], # Velocity in the body frame [m/s]
+    angular:Sequence[float], # Turning in the body frame [rad/s]
+)->bytes: # nav_msgs/Odometry
+    "Pack an odometry message; the twist is in the body frame."
+    geo = self.geo; pose = geo['Pose'](self.vec(xyz, 'Point'), geo['Quaternion'](*map(float, quat)))
+    return self.pack('odom', self.header(ns, 'odom'), 'body', geo['PoseWithCovariance'](pose, self.cov), geo['TwistWithCovariance'](geo['Twist'](self.vec(linear), self.vec(angular)), self.cov))
+
+@patch
+def twist(self:Packer,
+    ns:int, # Time of the state [ns]
+    linear:Sequence[float], # Velocity in the `odom` frame [m/s]
+    angular:Sequence[float], # Turning [rad/s]
+)->bytes: # geometry_msgs/TwistWithCovarianceStamped
+    "Pack the velocity of the body, expressed in the odom frame."
+    return self.pack('twist', self.header(ns, 'odom'), self.geo['TwistWithCovariance'](self.geo['Twist'](self.vec(linear), self.vec(angular)), self.cov))
+
+# %% ../../nbs/synth/03_messages.ipynb #baab99a7
+@patch
+def joints(self:Packer,
+    ns:int, # Time of the state [ns]
+    position:np.ndarray, # `(12,)` [rad]
+    velocity:np.ndarray, # `(12,)` [rad/s]
+    effort:np.ndarray, # `(12,)` [Nm]
+)->bytes: # sensor_msgs/JointState
+    "Pack twelve joints."
+    return self.pack('joint_states', self.header(ns, ''), list(JOINTS), position, velocity, effort)
+
+@patch
+def imu(self:Packer,
+    ns:int, # Time of the sample [ns]
+    acc:Sequence[float], # Acceleration with gravity, body frame [m/s²]
+    gyro:Sequence[float], # Turning, body frame [rad/s]
+    quat:Sequence[float], # Orientation, x, y, z, w
+)->bytes: # sensor_msgs/Imu
+    "Pack an inertial sample."
+    cov = self.cov[:9]
+    return self.pack('imu', self.header(ns, 'vectornav'), self.geo['Quaternion'](*map(float, quat)), cov, self.vec(gyro), cov, self.vec(acc), cov)
+
+@patch
+def battery(self:Packer,
+    ns:int, # Time of the state [ns]
+    current:float, # Negative while discharging [A]
+    voltage:float, # [V]
+    percentage:float, # Charge [%]
+)->bytes: # spot_msgs/BatteryStateArray
+    "Pack one discharging battery."
+    State, Duration = self.store.types['spot_msgs/msg/BatteryState'], self.store.types['builtin_interfaces/msg/Duration']
+    return self.pack('battery', [State(self.header(ns, ''), 'battery_0', float(percentage), Duration(int(54*percentage), 0), float(current), float(voltage), np.array([31., 32.]), 3)])
+
+@patch
+def feet(self:Packer,
+    ns:int, # Time of the state [ns]
+    sample:dict[str, np.ndarray], # One row of every array of `foot_signals`
+)->bytes: # spot_msgs/FootStateArray
+    "Pack four feet in the layout of the recording."
+    types, kind, states = self.store.types, 'Point' if self.layout=='flat' else 'Vector3', []
+    for k in range(4):
+        plain = (self.vec(sample['position'][k], 'Point'), int(sample['contact'][k]))
+        slip = self.vec(sample['slip_distance'][k], kind), self.vec(sample['slip_velocity'][k], kind), self.vec((0, 0, 1), kind)
+        ground = (.7, 'odom', *slip, float(sample['pen_mean'][k]), float(sample['pen_std'][k]))
+        if self.layout=='nested': ground = (types['spot_msgs/msg/TerrainState'](*ground),)
+        states.append(types['spot_msgs/msg/FootState'](*plain, *(ground if self.layout!='plain' else ())))
+    return self.pack('feet', *([self.header(ns, '')] if self.layout=='flat' else []), states)
 
 # %% ../../nbs/synth/03_messages.ipynb #9d9c8676
 def bag_name(
@@ -116,7 +181,12 @@ class BagOut:
     def __enter__(self): self.out.open(); return self
     def __exit__(self, *exc): self.out.close()
 
-    def write(self, role:str, log_ns:int, raw:bytes, caller:str=CALLER):
+    def write(self,
+        role:str, # Key of `TOPICS`
+        log_ns:int, # Time of recording [ns]
+        raw:bytes, # Serialised message
+        caller:str=CALLER, # Publishing node; kept in ROS 1 only
+    ):
         "Append a message; the topic is declared on its first use."
         key = (role, caller) if self.ros1 else role
         if key not in self.ids:

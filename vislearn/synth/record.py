@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'Preset', 'spot_camera', 'preset_bev', 'BagPlan', 'bag_pla
            'states', 'tf_edges', 'camera_edge', 'state_messages', 'image_messages', 'write_bag']
 
 # %% ../../nbs/synth/04_record.ipynb #c547a3a3
-import heapq, io, json
+import heapq, io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 from ..core import sample_rng
 from ._bev import BevSpec, BevWarp, CameraModel
-from .drive import BODY_HEIGHT, CELLS_PER_M, Renderer, Trajectory, World, exposures, make_odometry, make_trajectory, make_world
+from .drive import BODY_HEIGHT, Renderer, Trajectory, World, exposures, make_odometry, make_trajectory, make_world
 from .messages import OTHER_CALLER, BagOut, rpy_quat
 from .signals import LEGS, battery_signals, foot_signals, imu_signals, joint_signals
-from .textures import LEVELS, TERRAINS, Atlas, build_atlas
+from .textures import TERRAINS, Atlas
 
 # %% ../../nbs/synth/04_record.ipynb #770234f4
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class Drive:
     image_t:np.ndarray # Exposure times, `(N,)` [s from start]
     exposure:np.ndarray # Gain per image and channel, `(N, 3)`
     @property
-    def start_ns(self)->int: return (1_700_000_000 + 1000*self.plan.index)*10**9
+    def start_ns(self)->int:
+        "Give the time of the first state [ns since 1970]."
+        return (1_700_000_000 + 1000*self.plan.index)*10**9
     def ns(self, t:np.ndarray)->np.ndarray:
         "Turn seconds from the start into nanoseconds since 1970."
         return self.start_ns + np.rint(np.asarray(t)*1e9).astype(np.int64)

@@ -9,7 +9,7 @@ __all__ = ['FEET_MODEL', 'EFFORT_NOISE', 'VIBRATION', 'CURRENT', 'LEGS', 'LEG_PH
 # %% ../../nbs/synth/02_signals.ipynb #4820dce4
 import numpy as np
 from scipy.signal import lfilter
-from .drive import BODY_HEIGHT, GAIT_HZ, Trajectory, ar1, make_trajectory, rotation
+from .drive import BODY_HEIGHT, GAIT_HZ, Trajectory, ar1, rotation
 
 # %% ../../nbs/synth/02_signals.ipynb #ec931158
 FEET_MODEL = { # (m, s) of slip distance [m], slip velocity [m/s], penetration mean [m], penetration standard deviation [m]

@@ -92,7 +92,7 @@ def orderings(
     terrains:tuple, # Terrains in use
     silent:tuple=(), # Terrains about which nothing is said
 )->list[dict]: # `first`, `second`, `label` (-1: first is preferred, 0: equal)
-    "State the true preferences: a chain over the levels, a star around the best, equality inside a level."
+    "State the preferences: a chain over the levels, a star around the best, equality inside a level."
     by_level = {}
     for n in terrains:
         if n not in silent: by_level.setdefault(LEVELS[n], []).append(n)
@@ -121,7 +121,7 @@ VERSION = 1 # of the generator: part of the identity of a set
 def only_builder(
     out:Path, # Folder of the set
 )->Iterator[Path]: # Temporary folder to build in
-    "Let one process at a time build in a fresh temporary folder, and remove what killed builds left behind."
+    "Let one process at a time build, and remove what killed builds left behind."
     out.parent.mkdir(parents=True, exist_ok=True); tmp = out.with_name(f'.{out.name}.tmp-{os.getpid()}')
     with open(out.with_name(f'.{out.name}.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,20 +153,33 @@ class TerrainSet:
         object.__setattr__(self, 'path', Path(self.path))
         if not (self.path/'manifest.json').exists(): raise DataError(f'{self.path}: expected a folder made by make_terrain, found no manifest.json')
     @property
-    def manifest(self)->dict: return json.loads((self.path/'manifest.json').read_text())
+    def manifest(self)->dict:
+        "Read parameters, their hash and the names of the bags."
+        return json.loads((self.path/'manifest.json').read_text())
     @property
-    def specs(self)->Path: return self.path/'specs'
+    def specs(self)->Path:
+        "Folder of the dataset specifications."
+        return self.path/'specs'
     @property
-    def names(self)->list[str]: return self.manifest['bags']
+    def names(self)->list[str]:
+        "Names of the bags: training, held out, mixed."
+        return self.manifest['bags']
     @property
-    def bags(self)->list[Path]: return [self.bag(n) for n in self.names]
-    def bag(self, name:str)->Path:
+    def bags(self)->list[Path]:
+        "Paths of all bags."
+        return [self.bag(n) for n in self.names]
+    def bag(self,
+        name:str, # Name of a bag, for example `train_grass`
+    )->Path: # File (ROS 1) or folder (ROS 2)
         "Give the path of one bag by its name."
         if name not in self.names: raise DataError(f'{self.path}: no bag {name!r}{nearest(name, self.names)}; there are {", ".join(self.names)}')
         return self.path/'bags'/bag_name(name, self.manifest['params']['format'])
-    def truth(self, name:str)->Truth:
+    def truth(self,
+        name:str, # Name of a bag
+    )->Truth: # What the simulator knows about it
         "Open the truth of one bag by its name."
-        self.bag(name); return Truth(self.path/'truth'/f'{name}.npz')
+        self.bag(name)
+        return Truth(self.path/'truth'/f'{name}.npz')
 
 # %% ../../nbs/synth/05_terrain.ipynb #5108042f
 def set_params(
