@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from torch import nn
 from vislearn.callbacks import CB, AmpCB, FrozenCB, ScheduleCB, schedule_factor
 from vislearn.core import ConfigError, seed_all
-from vislearn.learn import AugmentCB, BatchDL, EvalCB, fit_run, make_learner, synth_learner
+from vislearn.learn import AugmentCB, BatchDL, EvalCB, fit_run, learner_options, make_learner, synth_learner
 from vislearn.nets import state_digest
 from vislearn.runs.config import RunConfig
 from vislearn.runs.machine import seed_everything
@@ -208,3 +208,28 @@ def test_several_inputs():
 def test_max_steps(tmp_path, data):
     run = Run.create(config(data, train=dict(max_steps=21, batch_size=16)), out=tmp_path/'runs'); learn = fit_run(learner(), run)
     assert run.metrics().step.max()==21 and run.load()['step']==21 and run.status['state']=='finished' and learn.epoch==1
+
+def test_thread_count_is_set_back(tmp_path, data):
+    run, before = Run.create(config(data, 2, checkpoint=dict(every_steps=3)), out=tmp_path/'runs'), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt): fit_run(learner(StopCB(7)), run)
+        torch.set_num_threads(1)
+        with pytest.warns(UserWarning, match='ran with 2 threads: set back from 1'): fit_run(learner(), Run(run.dir))
+        assert torch.get_num_threads()==2 and run.manifest['attempts'][1]['changed']=={'torch_num_threads': [1, 2]} and run.manifest['attempts'][1]['resumed_step']==6
+    finally: torch.set_num_threads(before)
+
+def test_the_config_decides(tmp_path, data):
+    cfg = config(data, 2, optim=dict(name='sgd', lr=.05, params=dict(momentum=.5)), schedule=dict(name='linear', params=dict(end=.5)))
+    learn = synth_learner(n_batches=4, **learner_options(cfg)); fit_run(learn, Run.create(cfg, out=tmp_path/'runs'))
+    assert np.allclose(learn.recorder.lrs, [.05*(1 - i/16) for i in range(8)]) and learn.opt.opt.defaults['momentum']==.5 and learn.opt.hypers[0]['wd']==0
+    steps = config(data, train=dict(epochs=1, batch_size=1, eval_every=5))
+    with pytest.raises(ConfigError, match="eval_every: only 'epoch' so far"): fit_run(synth_learner(), Run.create(steps, out=tmp_path/'runs'))
+    one = [fit_run(learner(), Run.create(config(data, 1, seed=s), out=tmp_path/'runs')) for s in (0, 0, 1)]
+    assert state_digest(one[0].model)==state_digest(one[1].model)!=state_digest(one[2].model) # dropout follows the seed of the config
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
+def test_cuda_precision():
+    for amp in ('bf16', 'fp16'):
+        learn = synth_learner(model=Tiny(), amp=amp, device='cuda', clip_norm=1.); learn.fit(3); assert learn.recorder.values[-1][1]<2

@@ -6,11 +6,12 @@
 __all__ = ['HEARTBEAT_S', 'RunError', 'new_run_id', 'make_manifest', 'Run', 'all_runs', 'find_run', 'same_run']
 
 # %% ../../nbs/runs/06_record.ipynb #5fd4f782
-import base64, fcntl, getpass, json, os, shutil, socket, sys, threading, time
+import base64, fcntl, getpass, json, os, shutil, socket, sys, threading, time, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+import torch
 from fastcore.basics import patch
 from ..core import UserError, atomic_path, nearest
 from .yaml import dump_yaml, plain_values
@@ -179,6 +180,7 @@ def start(
     manifest, now = self.manifest, versions()
     changed = {k: [manifest['versions'].get(k), v] for k, v in now.items() if manifest['versions'].get(k)!=v}
     number = len(manifest['attempts'])
+    if step is not None and number: changed |= self._same_threads(manifest['attempts'][-1]['threads']['torch_num_threads'])
     attempt = dict(time=_now(), host=socket.gethostname(), pid=os.getpid(), world=1, resumed_step=step, threads=threads(), changed=changed)
     _write_json(self.dir/'manifest.json', manifest | dict(attempts=manifest['attempts'] + [attempt]))
     (self.dir/'DONE').unlink(missing_ok=True)
@@ -187,6 +189,18 @@ def start(
     self._board = TensorBoardLog(self.dir/'tb'/str(number), purge_step=step) if self.config.log.tensorboard else None
     self._beat = threading.Event(); threading.Thread(target=_heartbeat, args=(self, self._beat), daemon=True).start()
     return self
+
+@patch
+def _same_threads(
+    self:Run,
+    want:int, # Threads of the attempt before
+)->dict[str, list[int]]: # What had changed, for the manifest
+    "Go on with the same number of threads: it is part of the result."
+    now = torch.get_num_threads()
+    if now==want: return {}
+    torch.set_num_threads(want)
+    warnings.warn(f'{self.dir.name} ran with {want} threads: set back from {now}, so that the result stays the same', stacklevel=4)
+    return dict(torch_num_threads=[now, want])
 
 def _heartbeat(
     run:Run, # A started run
