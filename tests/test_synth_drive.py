@@ -3,7 +3,7 @@ import io
 import numpy as np, pytest
 from PIL import Image
 from scipy.ndimage import uniform_filter1d
-from vislearn.core import DataError, sample_rng
+from vislearn.core import DataError, real_data, sample_rng
 from vislearn.synth.drive import (BODY_HEIGHT, CELLS_PER_M, SKY, Renderer, ar1, exposures, make_odometry, make_trajectory, make_world)
 from vislearn.synth.record import Preset, bag_plans, frames, preset_bev, simulate, spot_camera
 from vislearn.synth.textures import N_LEVELS, TEXTURE_PPM, TERRAINS, TILE, Atlas, build_atlas, pack_tile, texture
@@ -105,6 +105,13 @@ def test_photographs_become_tiles(tmp_path):
     with pytest.raises(DataError, match='no photograph for bush'): build_atlas(TERRAINS, textures=tmp_path)
     (tmp_path/'bush.jpg').write_bytes(b'no image')
     with pytest.raises(DataError, match='expected an image'): build_atlas(TERRAINS, textures=tmp_path)
+
+def test_committed_photographs():
+    folder = real_data('textures')
+    if folder is None: pytest.skip('data/real/textures is not here')
+    a = build_atlas(TERRAINS, textures=folder); mean = {n: a.level(n).reshape(-1, 3).mean(0) for n in TERRAINS}
+    assert (mean['concrete']==mean['pebble_pavement']).all() and (mean['grass']==mean['bush']).all()
+    assert mean['red_brick'][0]>mean['red_brick'][2] and mean['grass'].argmax()==1 # bricks are red, grass is green
 
 def test_trajectory_limits():
     for seed in range(5):
