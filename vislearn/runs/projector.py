@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from ..core import DataError, atomic_path, check_shape
 
 # %% ../../nbs/runs/07_projector.ipynb #c55d1ba3
@@ -25,8 +25,11 @@ def sprite_sheet(
     if x.ndim==4 and x.shape[-1]==3 and x.shape[1]!=3: x = x.permute(0, 3, 1, 2)
     n, k = check_shape(x, 'N 3 H W', 'images')['N'], int(np.ceil(np.sqrt(len(x))))
     side = min(size, max(1, SHEET // max(k, 1)))
-    if not x.is_floating_point(): x = x.float() / 255
-    small = torch.cat([torch.nn.functional.interpolate(part, size=(side, side), mode='bilinear', antialias=True, align_corners=False) for part in x.float().split(1024)]) if n else x.float()
+    def fit(part):
+        part = part.float() / (1 if part.is_floating_point() else 255)
+        shrink = min(part.shape[2:])>=side
+        return nn.functional.adaptive_avg_pool2d(part, side) if shrink else nn.functional.interpolate(part, size=(side, side), mode='bilinear', align_corners=False)
+    small = torch.cat([fit(part) for part in x.split(1024)]) if n else x.float()
     sheet = torch.zeros(k*k, 3, side, side); sheet[:n] = small
     return (sheet.reshape(k, k, 3, side, side).permute(0, 3, 1, 4, 2).reshape(k*side, k*side, 3) * 255).round().clamp(0, 255).byte().numpy()
 
@@ -61,7 +64,7 @@ def export_projector(
         if len(sprites)!=n: raise DataError(f'sprites must have one picture per vector, got {len(sprites)} for {n} vectors')
         sheet = sprite_sheet(sprites, size); side = sheet.shape[0] // int(np.ceil(np.sqrt(n)))
         config.append(f'sprite {{\n    image_path: "sprite.png"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}')
-        with atomic_path(folder/'sprite.png') as tmp: Image.fromarray(sheet).save(tmp, format='png')
+        with atomic_path(folder/'sprite.png') as tmp: Image.fromarray(sheet).save(tmp, format='png', compress_level=1)
     files['projector_config.pbtxt'] = ('embeddings {\n  ' + '\n  '.join(config) + '\n}\n').encode()
     for file, content in files.items():
         with atomic_path(folder/file) as tmp: tmp.write_bytes(content)
