@@ -164,6 +164,12 @@ def test_failed_build_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError): make_terrain(tmp_path/'set', SMALL, workers=0)
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith('.lock')]==[]
 
+def test_leftovers_of_a_killed_build_are_removed(tmp_path):
+    left = tmp_path/'.set.tmp-99999'/'bags'; left.mkdir(parents=True); (left/'half.bag').write_bytes(b'#ROSBAG V2.0')
+    s = make_terrain(tmp_path/'set', dataclasses.replace(SMALL, terrains=('grass',), train_s=2., holdout_s=2., n_mixed=0), workers=0)
+    assert not list(tmp_path.glob('.set.tmp-*')) and s.names==['train_grass', 'holdout_grass']
+
+@pytest.mark.slow
 def test_killed_build_is_cleaned_and_redone(tmp_path):
     code = f'from vislearn.synth.record import *; from vislearn.synth.terrain import *\nif __name__=="__main__": make_terrain({str(tmp_path/"set")!r}, Preset(("concrete", "grass"), 160, 18.75, train_s=300., stand_s=(.5, .5)), workers=2)'
     script = tmp_path/'build.py'; script.write_text(code)
