@@ -282,13 +282,18 @@ def store_for(self:Recording,
 )->'Typestore': # Type store that knows the type of this connection
     "Find the type store for one connection."
     key, name = (conn.msgtype, conn.msgdef.data), conn.msgtype
+    if isinstance(self._stores.get(key), Exception): raise self._stores[key]
     if key in self._stores: return self._stores[key]
     def fits(store:'Typestore')->bool:
         try: (store.deserialize_ros1 if self.ros==1 else store.deserialize_cdr)(raw, name)
         except Exception: return False
         return True
     plain = typestore('plain', self.ros)
-    if conn.msgdef.data: store = _embedded(conn, plain)
+    if conn.msgdef.data:
+        try: store = _embedded(conn, plain)
+        except Exception as err:
+            self._stores[key] = BagError(f'the definition of {name} in the bag cannot be understood: {" ".join(str(err).split())[:80]}')
+            raise self._stores[key] from None
     elif name not in plain.fielddefs: raise BagError(f'the bag holds no definition of {name}')
     elif name!='spot_msgs/msg/FootStateArray': store = plain
     else: store = next((s for s in (plain, *(typestore(l, self.ros) for l in LAYOUTS)) if fits(s)), plain)

@@ -88,7 +88,7 @@ def finish_joints(
     def ordered(names:tuple, values:np.ndarray)->np.ndarray: # NaN where a name or a value is missing
         have = dict(zip(names, values))
         return np.array([have.get(n, np.nan) for n in cols])
-    return [dict(t_ns=r['t_ns'], **{k: ordered(r['names'], r[k]) for k in ('pos', 'vel', 'eff')}) for r in rows]
+    return [{k: v for k, v in r.items() if k!='names'} | {k: ordered(r['names'], r[k]) for k in ('pos', 'vel', 'eff')} for r in rows]
 
 # %% ../../nbs/robot/02_rows.ipynb #6f5097a0
 def battery_rows(
