@@ -167,11 +167,12 @@ def test_blocks_are_apart(long):
 
 
 def test_short_drives_are_cut_once(tmp_path):
-    short = toy_patchset(tmp_path, n=36)
-    with pytest.warns(UserWarning, match='shorter than two stretches'): split = block_split(short)
+    short = toy_patchset(tmp_path, n=60)
+    split = block_split(short)
     for c in short.categories:
         at = short.locations(c)
-        assert split.valid[at].any() and split.train[at].sum() > split.valid[at].sum() and (np.diff(split.valid[at].astype(int)) >= 0).all()
+        assert .12 < split.valid[at].mean() < .25 and split.train[at].mean() > .6 and (np.diff(split.valid[at].astype(int)) >= 0).all()
+        assert cdist(short.pose[at][split.train[at], :2], short.pose[at][split.valid[at], :2]).min() > 2**.5*.42
 
 
 def test_windows_of_one_bag_are_kept_apart(tmp_path):

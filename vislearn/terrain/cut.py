@@ -138,7 +138,8 @@ def cut(
     else: patches, limits = _upright(image, pairs, params.side_px(bev)), _upright(below, pairs, params.side_px(bev))
     brightest = np.maximum(np.maximum(patches[..., 0], patches[..., 1]), patches[..., 2])
     black = (brightest<=limits).mean((1, 2), dtype=np.float32)
-    return (patches if params.orient=='heading' else resize(patches, params.patch_px)), black
+    if params.orient!='heading': patches = resize(patches, params.patch_px)
+    return patches[..., ::-1] if bev.channel_order=='bgr' else patches, black
 
 # %% ../../nbs/terrain/02_cut.ipynb #dea23f67
 PATCH_FORMAT = 1 # version of the index columns

@@ -96,19 +96,18 @@ def whole_image(
     ppm:float=150, # Scale [px/m]
 )->BevSpec: # Robot in the middle of the lower border, all of the image visible
     "Describe bird's-eye views of which only the size is known."
-    x, y = rows/ppm, cols/ppm/2
-    return BevSpec(ppm=ppm, rows=rows, cols=cols, u0=cols/2, v0=rows, horizon_m=x, polygon=((0., y), (0., -y), (x, -y), (x, y)))
+    return BevSpec(ppm=ppm, rows=rows, cols=cols, u0=cols/2, v0=rows)
 
 def bev_images(
     bag:'Bag', # Open recording
-    start_ns:int, # First time [ns]
+    start_ns:int|None, # First time [ns]; None for the start
     stop_ns:int|None, # Time behind the last [ns]; None for the end
     bev:BevSpec|None=None, # Geometry of the images
     camera:CameraModel|None=None, # Camera, for bags without bird's-eye views
 )->tuple[Images, BevSpec]: # Bird's-eye views and their geometry
     "Find or make the bird's-eye views of a bag."
-    have = bag.topics
-    if camera is not None and bag.roles.image not in have:
+    if not bag.has('image') and bag.has('camera'):
+        if camera is None: raise DataError(f"{bag.path}: no bird's-eye view ({bag.map.image}), only a camera ({bag.map.camera}): put its calibration into the specification as 'camera'")
         bev = bev or BevSpec.from_camera(camera)
         return WarpedImages(bag.images('camera', start_ns, stop_ns), BevWarp(camera, bev)), bev
     images = bag.images('image', start_ns, stop_ns)
@@ -131,7 +130,7 @@ def extract(
     quiet:bool=False, # No progress bar?
 )->Path: # Folder of the store
     "Cut and store the patches of one datum, or reuse them."
-    from vislearn.robot.bags import Bag, TimeRangeError, TopicMap
+    from vislearn.robot.bags import Bag, TopicMap
     from vislearn.robot.poses import pose_track
     datum = datum if isinstance(datum, Datum) else Datum(path=str(datum))
     topics, camera, bev = topics or datum.topic_map or 'spot_seed', _camera(camera or datum.camera), bev or (BevSpec(**datum.bev) if datum.bev else None)
@@ -142,14 +141,13 @@ def extract(
         path = store_path('patches', patches_key(source, known, params or PatchParams().fit(known)), root)
         if (path/'meta.json').exists(): return path
     bag = Bag(datum.path, TopicMap(**topics) if isinstance(topics, dict) else topics)
-    lo, hi = datum.window(bag.start_ns, bag.end_ns)
-    if hi<bag.start_ns or lo>bag.end_ns:
-        raise TimeRangeError(f'{datum.path}: window {lo/1e9:.3f} to {hi/1e9:.3f} s lies outside of the bag, which spans {bag.start_ns/1e9:.3f} to {bag.end_ns/1e9:.3f} s')
-    images, bev = bev_images(bag, lo, hi+1 if params is None or params.clip_future else None, bev, camera)
-    if not len(images): raise DataError(f'{datum.path}: no image in the window {lo/1e9:.3f} to {hi/1e9:.3f} s')
+    lo, hi = datum.start_ns, datum.end_ns                # None stays None: images may be stamped before the first message is logged
+    if datum.offset is not None: lo, hi = datum.window(bag.start_ns, bag.end_ns)
+    images, bev = bev_images(bag, lo, hi+1 if hi is not None and (params is None or params.clip_future) else None, bev, camera)
+    if not len(images): raise DataError(f'{datum.path}: no image in the window')
     params = params or PatchParams().fit(bev)
     T, valid = pose_track(bag, times=images.t_ns).at(images.t_ns, interpolate=params.interpolate_pose)
-    return cut_recording(images, T, bev, params, source, valid, images.t_ns<=hi, root, '' if quiet else Path(datum.path).name)
+    return cut_recording(images, T, bev, params, source, valid, None if hi is None else images.t_ns<=hi, root, '' if quiet else Path(datum.path).name)
 
 # %% ../../nbs/terrain/03_patches.ipynb #716f2592
 class PatchSet:

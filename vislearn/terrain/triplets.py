@@ -35,33 +35,30 @@ def _blocks(pose, block_m):
     n = max(1, int(way[-1]/block_m))
     return np.minimum((way/max(way[-1], 1e-9)*n).astype(int), n-1)
 
-def _halve(pose, share):
-    "Cut a drive that is too short for blocks once, so that the last part is `share` of it."
+def _last(pose, share):
+    "The last `share` of a drive."
+    if not np.isfinite(pose).all(): return np.zeros(len(pose), bool)
     way = np.r_[0, np.cumsum(np.linalg.norm(np.diff(pose[:, :2], axis=0), axis=1))]
-    return (way>(1-share)*way[-1]).astype(int)
+    return way>(1-share)*way[-1]
 
 def block_split(
     pset:PatchSet, # Patches with poses
     block_m:float=5., # Shortest stretch [m]
-    valid_share:float=0.2, # Share of stretches that validate, in every category
+    valid_share:float=0.2, # Share of stretches that validate, in every category; in (0, 1)
     guard_m:float|None=None, # Distance between training and validation locations [m]; default: the patch diagonal
     seed:int=0, # Chooses the stretches
 )->Split: # Masks over locations
     "Split the locations of every category into stretches for training and for validation."
+    if not 0<valid_share<1: raise DataError(f'valid_share must be between 0 and 1, got {valid_share}')
     L, rng = len(pset.loc_datum), np.random.default_rng(seed)
     block, valid, n_blocks = np.zeros(L, np.int64), np.zeros(L, bool), 0
-    for k, name in enumerate(pset.categories):
-        mine = pset.loc_category==k
-        for d in np.flatnonzero(pset.datum_category==k):
-            at = np.flatnonzero(pset.loc_datum==d); b = _blocks(pset.pose[at], block_m)
-            block[at] = b + n_blocks; n_blocks += b[-1] + 1
+    for k in range(len(pset.categories)):
+        drives, mine = [np.flatnonzero(pset.loc_datum==d) for d in np.flatnonzero(pset.datum_category==k)], pset.loc_category==k
+        for at in drives: block[at] = n_blocks + (b := _blocks(pset.pose[at], block_m)); n_blocks += b[-1] + 1
         names = np.unique(block[mine])
-        if len(names)<2:                                 # one short drive: its last part validates
-            at = np.flatnonzero(mine); block[at] += _halve(pset.pose[at], valid_share); n_blocks += 1
-            warnings.warn(f"'{name}' is shorter than two stretches of {block_m} m: its last {valid_share:.0%} validate", stacklevel=2)
-            chosen = names + 1
-        else: chosen = rng.permutation(names)[:max(1, round(valid_share*len(names)))]
-        valid |= mine & np.isin(block, chosen)
+        if len(names)>=1/valid_share-1e-9: valid |= mine & np.isin(block, rng.permutation(names)[:round(valid_share*len(names))])
+        else:                                            # too short for blocks: the end of every drive
+            for at in drives: end = at[_last(pset.pose[at], valid_share)]; valid[end], block[end] = True, n_blocks; n_blocks += 1
     return Split(~valid & ~_near(pset, valid, guard_m), valid, block)
 
 # %% ../../nbs/terrain/04_triplets.ipynb #fd298c37
