@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ..core import sample_rng
-from ._bev import BevSpec, BevWarp, CameraModel
+from ..robot.bev import BevSpec, BevWarp
+from ..robot.camera import CameraModel
 from .drive import BODY_HEIGHT, Renderer, Trajectory, World, exposures, make_odometry, make_trajectory, make_world
 from .messages import OTHER_CALLER, BagOut, rpy_quat
 from .signals import LEGS, battery_signals, foot_signals, imu_signals, joint_signals
@@ -133,7 +134,7 @@ def frames(
 )->Iterator[tuple[int, bytes, bytes]]: # Image number, camera JPEG (quality 90), bird's-eye JPEG (quality 85)
     "Draw the images of a drive one after the other."
     cam, bev = spot_camera(drive.preset.width), preset_bev(drive.preset)
-    warp, seen = BevWarp(cam, bev), bev.mask()[...,None].astype(np.uint8)
+    warp = BevWarp(cam, bev); seen = warp.visible[...,None].astype(np.uint8) # 0 is reserved for "no data"
     draw = Renderer(atlas, drive.world, np.array(cam.K), cam.width, cam.height, np.array(cam.T_body_camera), 8. if night else 3., night, drive.seed, drive.preset.blend_m)
     poses, rates = drive.path.at(drive.image_t), np.interp(drive.image_t, drive.path.t, drive.path.yaw_rate)
     for k, (pose, gain, rate) in enumerate(zip(poses, drive.exposure, rates)):

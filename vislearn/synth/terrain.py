@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core import ConfigError, DataError, atomic_path, content_hash, nearest, progress
-from ._bev import BevSpec, CameraModel
+from ..robot.bev import BevSpec
+from ..robot.camera import CameraModel
 from .drive import CELLS_PER_M, World
 from .messages import FOOT_LAYOUTS, bag_name
 from .record import PRESETS, BagPlan, Drive, Preset, bag_plans, preset_bev, simulate, spot_camera, write_bag
