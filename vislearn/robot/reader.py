@@ -194,6 +194,11 @@ class Recording:
             self.lost |= lost
         return self._readers
 
+    def close(self):
+        "Close the files; the next use opens them again."
+        readers, self._readers, self._pid = self._readers, [], 0
+        for reader in readers: reader.close()
+
     def __getstate__(self)->dict: # State without open files
         "Pickle the paths and the counts only."
         return {**self.__dict__, '_readers': [], '_pid': 0, '_stores': {}}
