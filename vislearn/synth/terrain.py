@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'save_truth', 'Truth', 'orderings', 'spec_json', 'only_builder', 'build_bag', 'TerrainSet', 'set_params',
-           'differences', 'end_with_parent', 'run_jobs', 'write_texts', 'make_terrain']
+           'differences', 'end_with_parent', 'worker_pool', 'run_jobs', 'write_texts', 'make_terrain']
 
 # %% ../../nbs/synth/05_terrain.ipynb #69d1b08d
 import fcntl, json, multiprocessing, os, shutil, threading
@@ -215,21 +215,26 @@ def end_with_parent():
     def watch(): multiprocessing.parent_process().join(); os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+@contextmanager
+def worker_pool(
+    workers:int, # Processes; 0 or 1: none but this one
+)->Iterator[ProcessPoolExecutor|None]: # The pool, whose processes are already starting
+    "Start fresh worker processes in the background."
+    if workers<2: yield None; return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), end_with_parent) as pool:
+        for _ in range(workers): pool.submit(int)
+        try: yield pool
+        except BaseException: pool.shutdown(cancel_futures=True); raise
+
 def run_jobs(
     fn:Callable, # Function of one job, importable by name
     jobs:list[tuple], # Arguments of each call
-    workers:int, # Processes; 0 or 1: this one
+    pool:ProcessPoolExecutor|None, # Workers; None: this process
     desc:str, # Text of the progress bar
 ):
-    "Call a function for every job, in fresh processes if wanted; the first error ends all."
-    if workers<2:
-        for job in progress(jobs, desc): fn(*job)
-        return
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context('spawn'), end_with_parent) as pool:
-        waiting = [pool.submit(fn, *job) for job in jobs]
-        try:
-            for done in progress(as_completed(waiting), desc, len(jobs)): done.result()
-        except BaseException: pool.shutdown(cancel_futures=True); raise
+    "Call a function for every job; the first error ends all."
+    waiting = [pool.submit(fn, *job) for job in jobs] if pool else jobs
+    for job in progress(as_completed(waiting) if pool else jobs, desc, len(jobs)): job.result() if pool else fn(*job)
 
 def write_texts(
     root:Path, # Folder under construction
@@ -269,10 +274,11 @@ def make_terrain(
             raise ConfigError(f'{out} holds another set ({differences(there.manifest["params"], params)}): choose another folder or delete it')
         if out.exists() and any(out.iterdir()): raise ConfigError(f'{out} is not empty and not a generated set: choose another folder')
         for d in ('bags', 'truth', 'specs/extrapolate', 'atlas'): (tmp/d).mkdir(parents=True)
-        for shifted in range(1 + (texture_shift and not textures)):
-            np.save(tmp/'atlas'/f'{shifted}.npy', build_atlas(preset.terrains, seed + 7919*shifted, textures, .05*shifted).data)
-        if texture_shift and textures: shutil.copy(tmp/'atlas'/'0.npy', tmp/'atlas'/'1.npy')
-        plans = bag_plans(preset); run_jobs(build_bag, [(tmp, p, params, preset) for p in plans], workers, f'{len(plans)} drives')
+        plans = bag_plans(preset)
+        with worker_pool(min(workers, len(plans))) as pool:
+            for shifted in range(1 + texture_shift): # while the workers start
+                np.save(tmp/'atlas'/f'{shifted}.npy', build_atlas(preset.terrains, seed + 7919*shifted, textures, .05*shifted).data)
+            run_jobs(build_bag, [(tmp, p, params, preset) for p in plans], pool, f'{len(plans)} drives')
         shutil.rmtree(tmp/'atlas'); write_texts(tmp, preset, params, [p.name for p in plans])
         if out.exists(): out.rmdir()
         os.replace(tmp, out)

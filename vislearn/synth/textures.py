@@ -248,12 +248,12 @@ def build_atlas(
     names:tuple=TERRAINS, # Terrains to paint
     seed:int=0, # Texture seed
     textures:Path|str|None=None, # Folder of photographs; default: procedural
-    jitter:float=0., # Sizes of stones and blades vary by this share per terrain
+    jitter:float=0., # Sizes of stones and blades vary by this share per terrain; photographs are turned instead if it is not 0
 )->Atlas: # Ready for the renderer
     "Paint all tiles; partners of an equal-colour pair share one mean also as photographs."
     files = photo_files(textures, names) if textures else {}
     scale = lambda n: 1 + jitter*float(sample_rng(seed, 2**20, 100 + TERRAINS.index(n)).uniform(-1, 1))
-    tiles = {n: photo_texture(files[n], PHOTOS[n][1]) if textures else texture(n, seed, scale(n)) for n in names}
+    tiles = {n: np.rot90(photo_texture(files[n], PHOTOS[n][1]), int(jitter>0)) if textures else texture(n, seed, scale(n)) for n in names}
     for a, b in (('concrete', 'pebble_pavement'), ('grass', 'bush')):
         if textures and a in tiles and b in tiles:
             means = [tiles[n].reshape(-1, 3).mean(0) for n in (a, b)]; shared = np.rint(np.mean(means, 0))
