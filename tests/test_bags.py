@@ -1,6 +1,5 @@
 "Bags: every real one, round trips in every format, damage of every kind"
-import io, json, os, pickle, sqlite3, struct, subprocess, sys, warnings
-from pathlib import Path
+import io, json, os, pickle, sqlite3, subprocess, sys, warnings
 import numpy as np, pytest
 from PIL import Image
 from rosbags.rosbag1 import Writer as Writer1
@@ -9,7 +8,7 @@ from vislearn.core import ConfigError, UserError, real_data
 from vislearn.robot.bags import (Bag, BagError, BagWarning, DecodeError, EmptyTopicError, MissingTopicError, TimeRangeError, TopicMap, WrongTypeError,
                                  bag_check, bag_info, format_check, format_info)
 from vislearn.robot.msgs import LAYOUTS, typestore
-from vislearn.robot.reader import Recording, drop_damaged
+from vislearn.robot.reader import Recording
 from vislearn.robot.rows import SPOT_JOINTS
 
 FORMATS = ('ros1', 'sqlite3', 'mcap')

@@ -103,10 +103,15 @@ def _reader1()->type:
         "ROS 1 reader that survives a damaged chunk header or chunk index."
         damaged = False
         def read_chunk(self)->Chunk:
+            "Read a chunk header, or mark the chunk as damaged."
             try: self.damaged, chunk = False, super().read_chunk()
             except Exception: self.damaged, chunk = True, Chunk(0, 0, broken)
             return chunk
-        def read_index_data(self, pos:int, indexes:dict)->None:
+        def read_index_data(self,
+            pos:int, # Place of the chunk in the file
+            indexes:dict, # Entries by connection, filled here
+        ):
+            "Read one index record of a chunk, unless it is damaged."
             if self.damaged: return
             try: super().read_index_data(pos, indexes)
             except Exception: self.damaged = True
