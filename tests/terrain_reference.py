@@ -76,3 +76,26 @@ class TunedTriplets:
         t1, t2 = rng.sample(self.cats, 2)
         anchor, positive, negative = rng.choice(t1), rng.choice(t1), rng.choice(t2)
         return anchor[-1], rng.choice(positive), rng.choice(negative)
+
+
+def slow_costs(img, model, size, stride, min_visible=.5, batch=32):
+    """The originals' costmap: tiles cut one by one from the upper left corner, row by row, priced in batches of 32.
+
+    Incomplete tiles are left out, tiles of which less than `min_visible` is not black are skipped. The model runs as it was trained, in eval mode.
+    """
+    import torch
+    out = np.full(((img.shape[0]-size)//stride + 1, (img.shape[1]-size)//stride + 1), np.nan, np.float32)
+    tiles, places = [], []
+    def price():
+        if tiles:
+            with torch.no_grad(): costs = model(torch.stack(tiles)).reshape(-1)
+            for place, cost in zip(places, costs.tolist()): out[place] = cost
+        tiles.clear(); places.clear()
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            tile = img[r*stride:r*stride+size, c*stride:c*stride+size]
+            if 1 - (tile == 0).all(2).mean() < min_visible: continue
+            tiles.append(torch.from_numpy(tile).permute(2, 0, 1)); places.append((r, c))
+            if len(tiles) == batch: price()
+    price()
+    return out
