@@ -440,6 +440,20 @@ def test_corrupt_chunk_costs_only_itself(tmp_path, fmt, compress):
     assert info['messages']+sum(w['count'] for w in gone)==200 and {w['topic'] for w in gone}=={'/odom', '/bev/single/compressed'} and 'damaged chunk' in format_info(info)
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); assert len(list(bag.images().iter()))==info['topics']['/bev/single/compressed']['count']
 
+@pytest.mark.parametrize('plugin', [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_messages_compressed_one_by_one(tmp_path, plugin):
+    make, writer = Make(2), Writer2(tmp_path/'a', version=9, storage_plugin=plugin)
+    writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with writer:
+        conn = writer.add_connection('/odom', 'nav_msgs/msg/Odometry', typestore=make.store)
+        for k in range(20): writer.write(conn, T0+k, make.store.serialize_cdr(make.odom(T0+k, (k, 0, 0)), conn.msgtype))
+    assert Bag(tmp_path/'a').channel('odom')['xyz'][:, 0].tolist()==list(range(20))
+    file = data_file(tmp_path/'a'); data = bytearray(file.read_bytes())
+    frames = [i for i in range(len(data)-4) if data[i:i+4]==b'\x28\xb5\x2f\xfd']; assert len(frames)==20
+    data[frames[7]:frames[7]+4] = b'oops'; file.write_bytes(data)
+    bag = Bag(tmp_path/'a')
+    with pytest.warns(BagWarning, match='1 message of /odom: damaged message'): assert len(bag.channel('odom'))==19
+
 @pytest.mark.parametrize('what', ['chunk header', 'index'])
 def test_damaged_chunk_header_or_index(tmp_path, what):
     make = Make()

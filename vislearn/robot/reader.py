@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from heapq import merge
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,6 +133,8 @@ def open_reader(
     try:
         reader = _reader1()(path) if kind=='ros1' else Reader2(path)
         reader.open()
+        if kind=='ros2' and reader.compression_mode=='message': # unpacked in `raw`, where one bad message costs only itself
+            reader.storage.metadata, reader.unpack = reader.storage.metadata._replace(compression_mode=None), import_module('rosbags.rosbag2.reader').zstd.decompress
         return reader
     except PermissionError as err: raise BagError(f"'{path}' cannot be read: no permission") from err
     except Exception as err: raise BagError(f"'{path}' cannot be opened ({str(err) or type(err).__name__}): {HINTS[kind]}") from None
@@ -240,9 +243,12 @@ def _tolerant(rec:Recording, reader:'Reader1|Reader2', topics:set[str]|None, sta
         if not conns: return
         try:
             for k, item in enumerate(reader.messages(conns, start, stop)):
-                if k>=done:
-                    done = k+1
-                    yield item
+                if k<done: continue
+                done = k+1
+                if hasattr(reader, 'unpack'):
+                    try: item = *item[:2], reader.unpack(item[2])
+                    except Exception as err: rec.lost[item[0].topic, f'damaged message ({type(err).__name__}: {err})'[:120]] += 1; continue
+                yield item
             return
         except Exception as err:
             reason, lost = ' '.join(f'{type(err).__name__}: {err}'.split())[:100], drop_damaged(reader)
