@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['half_planes', 'polygon_area', 'inside', 'clip_polygon', 'shrink', 'image_bounds', 'visible_polygon', 'BevSpec',
-           'Remap', 'bev_homography', 'BevWarp', 'undistort_warp']
+           'Remap', 'bev_homography', 'BevWarp', 'undistort_warp', 'CameraModel', 'homography', 'tilt_from_imu']
 
 # %% ../../nbs/robot/09_bev.ipynb #174dc4cc
 from typing import Literal
@@ -14,6 +14,9 @@ from pydantic import model_validator
 from ..core import DataError
 from .camera import CameraModel, apply_homography, distort, distortion_limit, homography, tilt_from_imu, undistort
 from ..runs.config import Frozen
+
+# %% ../../nbs/robot/09_bev.ipynb #b1c2a9dc
+_all_ = ['CameraModel', 'homography', 'tilt_from_imu'] # the camera comes along from `robot.camera`
 
 # %% ../../nbs/robot/09_bev.ipynb #38392e58
 def half_planes(
@@ -76,10 +79,13 @@ def image_bounds(
     "Find the upright rectangle that lies in the picture after undistortion."
     w, h = cam.width-1., cam.height-1.
     if not cam.distortion: return 0., 0., w, h
-    t = np.linspace(0, 1, 65)[:, None]; corners = np.array([[0, 0], [w, 0], [w, h], [0, h]])
-    xy = [((1-t)*corners[k] + t*corners[(k+1)%4] - cam.K[:2, 2]) @ np.linalg.inv(cam.K[:2, :2]).T for k in range(4)]
-    top, right, bottom, left = (undistort(e, cam.distortion) @ cam.K[:2, :2].T + cam.K[:2, 2] for e in xy)
-    return float(np.nanmax(left[:, 0])), float(np.nanmax(top[:, 1])), float(np.nanmin(right[:, 0])), float(np.nanmin(bottom[:, 1]))
+    t, K = np.linspace(0, 1, 65)[:, None], cam.K[:2, :2]; corners = np.array([[0, 0], [w, 0], [w, h], [0, h]])
+    limit = min(distortion_limit(cam.distortion), 1e3)*.99
+    edges = [undistort(((1-t)*corners[k] + t*corners[(k+1)%4] - cam.K[:2, 2]) @ np.linalg.inv(K).T, cam.distortion) for k in range(4)]
+    def innermost(edge, axis, sign): return sign*min(np.nanmin(sign*edge[:, axis], initial=np.inf), limit)
+    low, high = np.array([innermost(edges[3], 0, -1), innermost(edges[0], 1, -1)]), np.array([innermost(edges[1], 0, 1), innermost(edges[2], 1, 1)])
+    fit = min(1, limit/np.linalg.norm(np.maximum(np.abs(low), np.abs(high)))) # no corner beyond the range of the model
+    return (*(low*fit @ K.T + cam.K[:2, 2]).tolist(), *(high*fit @ K.T + cam.K[:2, 2]).tolist())
 
 def visible_polygon(
     cam:CameraModel, # Camera
