@@ -5,7 +5,7 @@ import numpy as np, pytest
 from PIL import Image
 
 from vislearn.core import DataError, UserError, real_data
-from vislearn.robot.bev import BevSpec, BevWarp, Remap, bev_homography, clip_polygon, half_planes, inside, polygon_area, shrink, undistort_warp, visible_polygon
+from vislearn.robot.bev import BevSpec, BevWarp, bev_homography, clip_polygon, half_planes, inside, polygon_area, shrink, undistort_warp, visible_polygon
 from vislearn.robot.camera import CameraModel, apply_homography, distort, distortion_limit, homography, tilt_from_imu, undistort
 
 K = np.array([[984.822632, 0, 1020.586365], [0, 984.730103, 780.647827], [0, 0, 1]])

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['half_planes', 'polygon_area', 'inside', 'clip_polygon', 'shrink', 'image_bounds', 'visible_polygon', 'BevSpec',
-           'Remap', 'bev_homography', 'BevWarp', 'undistort_warp', 'CameraModel', 'homography', 'tilt_from_imu']
+           'Remap', 'bev_homography', 'BevWarp', 'undistort_warp', 'CameraModel', 'apply_homography', 'homography',
+           'tilt_from_imu']
 
 # %% ../../nbs/robot/09_bev.ipynb #174dc4cc
 from typing import Literal
@@ -16,7 +17,7 @@ from .camera import CameraModel, apply_homography, distort, distortion_limit, ho
 from ..runs.config import Frozen
 
 # %% ../../nbs/robot/09_bev.ipynb #b1c2a9dc
-_all_ = ['CameraModel', 'homography', 'tilt_from_imu'] # the camera comes along from `robot.camera`
+_all_ = ['CameraModel', 'apply_homography', 'homography', 'tilt_from_imu'] # the camera comes along from `robot.camera`
 
 # %% ../../nbs/robot/09_bev.ipynb #38392e58
 def half_planes(

@@ -48,7 +48,9 @@ class PoseTrack:
     def __len__(self): return len(self.t_ns)
     def __repr__(self): return f'PoseTrack({self.frame} <- {self.child}, {len(self)} poses over {(self.t_ns[-1]-self.t_ns[0])/1e9:.1f} s)'
     @property
-    def T(self)->np.ndarray: return se3(self.xyz, self.quat)
+    def T(self)->np.ndarray: # `(N, 4, 4)`
+        "All poses as rigid motions."
+        return se3(self.xyz, self.quat)
 
 # %% ../../nbs/robot/07_poses.ipynb #790390db
 @patch
@@ -113,7 +115,9 @@ class TransformBuffer:
         self.raw, self.tracks = {}, {}     # (parent, child) -> list of (t_ns, xyz, quat, static), and the tracks made of them
     def __repr__(self): return f'TransformBuffer({len(self.raw)} edges, frames {", ".join(self.frames)})'
     @property
-    def frames(self)->list: return sorted({f for pair in self.raw for f in pair})
+    def frames(self)->list[str]: # Sorted names
+        "All frames of the tree."
+        return sorted({f for pair in self.raw for f in pair})
 
 # %% ../../nbs/robot/07_poses.ipynb #413cf33a
 @patch
@@ -271,7 +275,9 @@ class Channels(Protocol):
     "What a pose source must offer: `robot.bags.Bag` does."
     def channel(self,
         role:str, # `'tf'`, `'tf_static'` or `'odom'`
-    )->np.ndarray: ... # Structured array sorted by `t_ns`; raises `MissingTopicError` if there is none
+    )->np.ndarray: # Structured array sorted by `t_ns`; raises `MissingTopicError` if there is none
+        "Read the messages of one role as a table."
+        ...
 
 def odom_track(
     rows:np.ndarray, # Channel `odom`: fields t_ns, frame, child, xyz, quat
