@@ -10,14 +10,12 @@ import base64, hashlib, html, io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np
 from .core import DataError, atomic_path
 
 # %% ../nbs/03_viz.ipynb #664c1a7b
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # %% ../nbs/03_viz.ipynb #a6c9908c
 PALETTE = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#882255', '#999933', '#44aa99', '#332288')
@@ -36,9 +34,8 @@ def show_images(
     ncols:int=6, # Pictures in a row
     width:float=6, # Width of the figure [inch]
     caption_size:int=7, # Size of the titles [pt]
-)->'Figure': # The figure, closed for pyplot
+)->Figure: # The figure, closed for pyplot
     "Show pictures in a grid without axes."
-    from matplotlib.figure import Figure
     n, ncols = len(images), max(1, min(ncols, len(images)))
     if not n: raise DataError('images is empty: give at least one picture')
     rows = -(-n//ncols); ratio = max(np.shape(i)[0]/np.shape(i)[1] for i in images)
@@ -64,12 +61,11 @@ def principal_plane(
 def show_points(
     points:np.ndarray, # `(N, 2)`
     labels:Sequence[str], # Category of every point
-    ax:'Axes|None'=None, # Where to draw; default: a new figure
+    ax:Axes|None=None, # Where to draw; default: a new figure
     size:float=4, # Area of a dot [pt²]
     title:str='', # Shown above
-)->'Axes': # The axes
+)->Axes: # The axes
     "Draw points coloured by category, with a legend."
-    from matplotlib.figure import Figure
     ax, labels = ax or Figure(figsize=(5, 4), layout='constrained').subplots(), np.asarray(labels)
     for name in sorted(set(labels.tolist())):
         m = labels==name; ax.scatter(*points[m].T, s=size, color=category_color(name), label=name, alpha=.7, linewidths=0)
@@ -82,7 +78,7 @@ table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}th,
 img{max-width:100%;height:auto}figure{margin:1.2rem 0}figcaption,.note{color:#5b6676;font-size:.9rem}td.num{text-align:right;font-variant-numeric:tabular-nums}"""
 
 def figure_png(
-    fig:'Figure', # A matplotlib figure
+    fig:Figure, # A matplotlib figure
     dpi:int=130, # Resolution
 )->bytes: # The PNG file
     "Render a figure without a screen."
@@ -118,7 +114,7 @@ class Report:
         head = ''.join(f'<th>{html.escape(str(h))}</th>' for h in header)
         self.parts.append(f'<table><thead><tr>{head}</tr></thead><tbody>' + ''.join(f"<tr>{''.join(map(_cell, r))}</tr>" for r in rows) + '</tbody></table>'); return self
     def figure(self,
-        fig:'Figure', # A matplotlib figure
+        fig:Figure, # A matplotlib figure
         caption:str, # One sentence
     )->'Report':
         "Add a figure as an embedded PNG."

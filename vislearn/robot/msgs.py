@@ -7,10 +7,10 @@ __all__ = ['CONTACT', 'PLAIN', 'GROUND', 'LAYOUTS', 'BATTERY', 'definitions', 't
 
 # %% ../../nbs/robot/00_msgs.ipynb #75316dde
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from ..core import ConfigError, nearest
 
-if TYPE_CHECKING: from rosbags.typesys.store import Typestore
+from rosbags.typesys.store import Typestore
 
 # %% ../../nbs/robot/00_msgs.ipynb #77d31f27
 CONTACT = 'uint8 CONTACT_UNKNOWN=0\nuint8 CONTACT_MADE=1\nuint8 CONTACT_LOST=2\n'

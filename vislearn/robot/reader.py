@@ -16,16 +16,14 @@ from heapq import merge
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import DataError, nearest
 from .msgs import LAYOUTS, typestore
 
-if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
-    from rosbags.rosbag1 import Reader as Reader1
-    from rosbags.rosbag2 import Reader as Reader2
-    from rosbags.typesys.store import Typestore
+from rosbags.interfaces import Connection
+from rosbags.rosbag1 import Reader as Reader1
+from rosbags.rosbag2 import Reader as Reader2
+from rosbags.typesys.store import Typestore
 
 # %% ../../nbs/robot/01_reader.ipynb #58849c34
 class BagError(DataError):

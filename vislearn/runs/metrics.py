@@ -9,10 +9,9 @@ __all__ = ['read_jsonl', 'MetricLog', 'metrics_frame', 'epoch_frame', 'write_csv
 import json, math, time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import DataError, atomic_path
-if TYPE_CHECKING: import pandas as pd
+import pandas as pd
 
 # %% ../../nbs/runs/05_metrics.ipynb #94ddeceb
 _KEYS = ('t', 'step', 'epoch', 'split')
@@ -79,17 +78,15 @@ def write(
 # %% ../../nbs/runs/05_metrics.ipynb #2baf2fae
 def metrics_frame(
     folder:Path|str, # Run folder
-)->'pd.DataFrame': # `t, step, epoch, split` and one column per metric
+)->pd.DataFrame: # `t, step, epoch, split` and one column per metric
     "Read all records into a table."
-    import pandas as pd
     frame = pd.DataFrame(read_jsonl(Path(folder)/'metrics.jsonl'))
     return frame if len(frame) else pd.DataFrame(columns=list(_KEYS))
 
 def epoch_frame(
     folder:Path|str, # Run folder
-)->'pd.DataFrame': # `epoch, step`, then `<split>_<name>`: the last value of each epoch
+)->pd.DataFrame: # `epoch, step`, then `<split>_<name>`: the last value of each epoch
     "Make the table with one row per epoch."
-    import pandas as pd
     rows = {}
     for record in read_jsonl(Path(folder)/'metrics.jsonl'):
         row = rows.setdefault(record['epoch'], dict(epoch=record['epoch'], step=0))

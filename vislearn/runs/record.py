@@ -10,7 +10,7 @@ import base64, fcntl, getpass, json, os, shutil, socket, sys, threading, time, w
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 import torch
 from fastcore.basics import patch
 from ..core import UserError, atomic_path, nearest
@@ -20,7 +20,7 @@ from .git import check_repositories, git_state, package_git
 from .machine import data_fingerprint, environment, hardware, packages, threads, versions
 from .ckpt import FORMAT, Checkpoints
 from .metrics import MetricLog, TensorBoardLog, metrics_frame, write_csv
-if TYPE_CHECKING: import pandas as pd
+import pandas as pd
 
 # %% ../../nbs/runs/06_record.ipynb #f07edb72
 class RunError(UserError):
@@ -282,7 +282,7 @@ def log(
 @patch
 def metrics(
     self:Run,
-)->'pd.DataFrame': # `t, step, epoch, split` and one column per metric
+)->pd.DataFrame: # `t, step, epoch, split` and one column per metric
     "Read all numbers of the run."
     return metrics_frame(self.dir)
 

@@ -5,17 +5,14 @@
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../../nbs/terrain/14___init__.ipynb #f5b52b5d
-from typing import TYPE_CHECKING
-
 # %% ../../nbs/terrain/14___init__.ipynb #2295f8f2
-if TYPE_CHECKING: from ipywidgets import VBox
+from ipywidgets import VBox
 
 # %% ../../nbs/terrain/14___init__.ipynb #8fb4a744
 def explore(
     x:object, # Recording, patches, or a path to either; see `terrain.explorer.explore`
     start:int=0, # First picture
-)->'VBox': # The widget, shown by JupyterLab
+)->VBox: # The widget, shown by JupyterLab
     "Scrub through a recording, or through the locations of extracted patches."
     from vislearn.terrain.explorer import explore
     return explore(x, start)

@@ -11,7 +11,6 @@ import copy, json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -20,9 +19,8 @@ from ..robot.bev import BevSpec
 from ..viz import show_images
 
 # %% ../../nbs/terrain/07_costmap.ipynb #5190cff3
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # %% ../../nbs/terrain/07_costmap.ipynb #d48ad32a
 @dataclass(frozen=True, eq=False)
@@ -225,10 +223,9 @@ def show_costmap(
     limits:tuple[float, float]|None=None, # Costs at both ends of the colours; default: 0 and the largest
     title:str='', # Shown above
     bar:str='cost', # Label of the colour bar; empty for none
-    ax:'Axes|None'=None, # Where to draw; default: a new figure
-)->'Axes': # The axes, x forward up and y left [m]
+    ax:Axes|None=None, # Where to draw; default: a new figure
+)->Axes: # The axes, x forward up and y left [m]
     "Draw a costmap, over its image if wanted."
-    from matplotlib.figure import Figure
     ax = ax or Figure(figsize=(4.5, 3), layout='constrained').subplots()
     if img is not None:
         if bev is None: raise DataError('bev is missing: an image can only be placed with its BevSpec')
@@ -247,10 +244,9 @@ def show_maps(
     titles:Sequence[str], # One per map
     bars:Sequence[str]=(), # Labels of the colour bars; default: `cost`
     limits:tuple[float, float]|None=None, # Costs at both ends of the colours; default: of each map its own
-)->'Figure': # The figure
+)->Figure: # The figure
     "Draw maps side by side, for example prediction and truth."
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(6, 2.3), layout='constrained')
+    fig = Figure(figsize=(6, 2.3), layout='constrained'); fig.get_layout_engine().set(wspace=.15)
     for i, (ax, cmap) in enumerate(zip(fig.subplots(1, len(maps), squeeze=False)[0], maps)):
         show_costmap(cmap, title=titles[i], bar=bars[i] if bars else 'cost', limits=limits, ax=ax); ax.title.set_fontsize(9); ax.tick_params(labelsize=7)
         if i: ax.set_ylabel('')
@@ -261,7 +257,7 @@ def show_views(
     views:Tensor|np.ndarray, # Views of one place from far to near, `(B, 3, S, S)` uint8
     costs:Sequence[float], # Cost of each view
     ncols:int=8, # Pictures in a row
-)->'Figure': # The figure
+)->Figure: # The figure
     "Show the views of one place with their costs."
     views = np.asarray(views); check_shape(views, 'B 3 H W', 'views')
     if len(costs)!=len(views): raise DataError(f'costs must have one entry per view, got {len(costs)} for {len(views)} views')

@@ -7,7 +7,6 @@ __all__ = ['BagView', 'LocationView', 'view_of', 'explore']
 
 # %% ../../nbs/terrain/13_explorer.ipynb #22c07d04
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np
 from ..core import UserError
 from ..robot.bags import Bag
@@ -16,9 +15,8 @@ from .patches import Patches, PatchSet
 from ..viz import category_color, figure_png
 
 # %% ../../nbs/terrain/13_explorer.ipynb #77775622
-if TYPE_CHECKING:
-    from ipywidgets import VBox
-    from matplotlib.figure import Figure
+from ipywidgets import VBox
+from matplotlib.figure import Figure
 
 # %% ../../nbs/terrain/13_explorer.ipynb #2af29fe2
 def _image_role(bag):
@@ -53,9 +51,8 @@ class BagView:
         return T[0,:2,3] if valid[0] else None
     def figure(self,
         i:int, # Image number
-    )->'Figure': # The figure
+    )->Figure: # The figure
         "Draw image `i`, the track with the robot on it, and the time line."
-        from matplotlib.figure import Figure
         fig = Figure(figsize=(6, 3.6), layout='constrained')
         image, path, line = [fig.add_subplot(s) for s in (lambda g: (g[0,0], g[0,1], g[1,:]))(fig.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(3, 1)))]
         image.imshow(self.images[i]); image.axis('off'); image.set_title(f'{self.images.topic}  {i+1} of {len(self)}', fontsize=8)
@@ -88,9 +85,8 @@ class LocationView:
     def figure(self,
         k:int, # Number of the location
         most:int=10, # Views to show, evenly picked
-    )->'Figure': # The figure
+    )->Figure: # The figure
         "Draw the views of location `k`."
-        from matplotlib.figure import Figure
         rows = self.rows(k); rows = rows[np.unique(np.linspace(0, len(rows)-1, min(most, len(rows))).round().astype(int))]
         pics, rng = self.patches.images(rows).permute(0, 2, 3, 1).numpy(), self.range_m(rows)
         fig = Figure(figsize=(6, 1.15), layout='constrained'); axs = fig.subplots(1, most)
@@ -117,7 +113,7 @@ def view_of(
 def explore(
     x:Bag|Patches|PatchSet|Path|str, # Recording, patches, or a path to either
     start:int=0, # First picture
-)->'VBox': # The widget, shown by JupyterLab
+)->VBox: # The widget, shown by JupyterLab
     "Scrub through a recording, or through the locations of extracted patches."
     import ipywidgets as w
     view = view_of(x); last = len(view)-1

@@ -9,7 +9,6 @@ __all__ = ['triplet_accuracy', 'knn_predict', 'knn_accuracy', 'mean_color', 'vie
 
 # %% ../../nbs/terrain/03_metrics.ipynb #3c466be4
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 import numpy as np, torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import gaussian_kde, kendalltau
@@ -18,8 +17,7 @@ from ..core import DataError, check_shape
 from ..viz import category_color
 
 # %% ../../nbs/terrain/03_metrics.ipynb #8d2937c5
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
 
 # %% ../../nbs/terrain/03_metrics.ipynb #806c7f95
 def _array(x, name, pattern='N D'):
@@ -249,8 +247,8 @@ def show_costs(
     labels:Sequence[str]|np.ndarray, # Terrain of every patch, `(N,)`
     orderings:Iterable=(), # Statements drawn as arrows
     warn_below:float=.95, # Arrows of statements obeyed less often are red
-    ax:'Axes|None'=None, # Where to draw; default: a new figure
-)->'Axes': # The axes
+    ax:Axes|None=None, # Where to draw; default: a new figure
+)->Axes: # The axes
     "Draw the cost distribution of every terrain, with the stated preferences."
     from matplotlib.figure import Figure
     groups = _by_label(costs, labels); names = sorted(groups, key=lambda n: np.median(groups[n])); row = {n: i for i, n in enumerate(names)}

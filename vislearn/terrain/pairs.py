@@ -8,15 +8,14 @@ __all__ = ['SEED_SIDE_M', 'PatchParams', 'relative_xy', 'next_stops', 'Pairs', '
 
 # %% ../../nbs/terrain/01_pairs.ipynb #09403415
 from dataclasses import dataclass
-from typing import Literal, TYPE_CHECKING
+from typing import Literal
 import numpy as np
 from fastcore.basics import patch
 from pydantic import Field
 from ..core import DataError, check_shape
 from ..runs.config import Frozen
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from vislearn.robot.bev import BevSpec
+from matplotlib.axes import Axes
+from ..robot.bev import BevSpec
 
 # %% ../../nbs/terrain/01_pairs.ipynb #36703bf8
 SEED_SIDE_M = 64/150 # side of the original's patches [m]
@@ -206,8 +205,8 @@ def find_pairs(
 # %% ../../nbs/terrain/01_pairs.ipynb #0e877e63
 def plot_pairs(
     pairs:Pairs, # Patches
-    ax:'Axes|None'=None, # Axes to draw on; None makes a figure
-)->'Axes': # The axes
+    ax:Axes|None=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Draw one dot per patch: viewpoint across, location up, colour by distance."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(4.6, 3.4), layout='constrained')[1]

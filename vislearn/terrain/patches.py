@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np, torch
 from fastcore.basics import patch
 from ..core import DataError, UserError, file_fingerprint, progress
@@ -22,10 +21,9 @@ from .cut import Images, ToyDrive, cut_recording, patches_key
 from .pairs import PatchParams
 from .spec import Datum, Spec, read_spec
 from ..viz import show_images
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-    from vislearn.robot.bags import Bag
+from matplotlib.figure import Figure
+from pandas import DataFrame
+from ..robot.bags import Bag
 
 # %% ../../nbs/terrain/03_patches.ipynb #0613239b
 class Patches:
@@ -99,7 +97,7 @@ def whole_image(
     return BevSpec(ppm=ppm, rows=rows, cols=cols, u0=cols/2, v0=rows)
 
 def bev_images(
-    bag:'Bag', # Open recording
+    bag:Bag, # Open recording
     start_ns:int|None, # First time [ns]; None for the start
     stop_ns:int|None, # Time behind the last [ns]; None for the end
     bev:BevSpec|None=None, # Geometry of the images
@@ -297,7 +295,7 @@ def toy_patchset(
 @patch
 def summary(
     self:PatchSet,
-)->'DataFrame': # One row per category: data, locations, patches, views per location, minutes, metres
+)->DataFrame: # One row per category: data, locations, patches, views per location, minutes, metres
     "List what the set holds."
     import pandas as pd
     def row(c, k):
@@ -312,7 +310,7 @@ def show_views(
     self:PatchSet,
     location:int, # Number of the location in this set
     n:int=8, # Views to show, spread from far to near
-)->'Figure': # A strip of patches
+)->Figure: # A strip of patches
     "Show one location from several viewpoints, far to near."
     rows = np.arange(self.indptr[location], self.indptr[location+1])
     rows = rows[np.unique(np.linspace(0, len(rows)-1, n).astype(int))]

@@ -12,14 +12,13 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal, TYPE_CHECKING
+from typing import Literal
 import numpy as np
 from fastcore.basics import patch
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from ..core import ConfigError, UserError, nearest
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
+from matplotlib.axes import Axes
+from pandas import DataFrame
 
 # %% ../../nbs/terrain/00_spec.ipynb #9411b9fe
 class SpecError(ConfigError):
@@ -328,7 +327,7 @@ def spec_schema()->dict: # JSON schema, draft 2020-12
 @patch
 def summary(
     self:Spec,
-)->'DataFrame': # One row per category: data, seconds, level, bags
+)->DataFrame: # One row per category: data, seconds, level, bags
     "List what the specification holds."
     import pandas as pd
     rank = self.levels() or {}
@@ -350,8 +349,8 @@ def dataset_specs(
 @patch
 def plot(
     self:Spec,
-    ax:'Axes|None'=None, # Axes to draw on; None makes a figure
-)->'Axes': # The axes
+    ax:Axes|None=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Draw the statements as a graph."
     import matplotlib.pyplot as plt
     rank = dict(zip(self.categories, _hops(self).max(0).tolist()))

@@ -9,7 +9,7 @@ __all__ = ['COINS', 'GRIDS', 'PAIRS', 'CHUNK', 'Split', 'block_split', 'recordin
 # %% ../../nbs/terrain/04_triplets.ipynb #7c3f8802
 import warnings
 from dataclasses import dataclass
-from typing import Literal, TYPE_CHECKING
+from typing import Literal
 import numpy as np, torch
 from fastcore.basics import patch
 from pydantic import Field
@@ -17,8 +17,7 @@ from ..core import DataError, check_shape
 from ..runs.config import Frozen
 from .patches import PatchSet
 from .spec import Spec
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
 
 # %% ../../nbs/terrain/04_triplets.ipynb #0d0f791d
 @dataclass
@@ -84,8 +83,8 @@ def plot_split(
     pset:PatchSet, # Patches
     split:Split, # Its split
     category:str, # Which one to draw
-    ax:'Axes|None'=None, # Axes to draw on; None makes a figure
-)->'Axes': # The axes
+    ax:Axes|None=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Draw the drives of a category from above, coloured by use."
     import matplotlib.pyplot as plt
     ax, at = ax or plt.subplots(figsize=(3.6, 3.2), layout='constrained')[1], pset.locations(category)
