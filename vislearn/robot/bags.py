@@ -41,7 +41,7 @@ class Bag:
 
     def __repr__(self)->str: return f'Bag {self.path.name} ({self.rec.format}): {len({c.topic for c in self.rec.connections})} topics'
     def __getstate__(self)->dict: return {**self.__dict__, '_tables': {}, '_stamps': {}}
-    def __enter__(self)->Bag: return self
+    def __enter__(self)->'Bag': return self
     def __exit__(self, *error:object): self.rec.close()
 
     @property

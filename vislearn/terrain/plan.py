@@ -251,7 +251,7 @@ def hausdorff(
 def _on(cells, which, res_m):
     "Length of the path on the marked cells: half of every step belongs to each of its ends"
     step = _steps(cells, res_m); here = which[cells[:,0],cells[:,1]]
-    return step*(here[1:].astype(float) + here[:-1])/2, step
+    return step*(here[1:].astype(float) + here[:-1])/2, step, here
 
 def preferred_share(
     cells:np.ndarray, # Rows and columns, `(N, 2)` int
@@ -261,7 +261,7 @@ def preferred_share(
     "Measure how much of a path lies on preferred terrain."
     cells = np.asarray(cells)
     if len(cells)<2: return float(truth.cost[tuple(cells[0])]<below)
-    good, step = _on(cells, truth.cost<below, truth.res_m); return float(good.sum()/step.sum())
+    good, step, _ = _on(cells, truth.cost<below, truth.res_m); return float(good.sum()/step.sum())
 
 def is_success(
     cells:np.ndarray, # Rows and columns that were driven, `(N, 2)` int
@@ -273,8 +273,8 @@ def is_success(
 )->bool: # Goal reached and no long stretch on forbidden ground?
     "Decide whether a drive was a success."
     cells = np.asarray(cells); run = longest = 0.
-    for on, step in zip(*_on(cells, truth.cost>=forbidden, truth.res_m)):
-        run = run+on if on==step else on; longest = max(longest, run)
+    on, _, here = _on(cells, truth.cost>=forbidden, truth.res_m)
+    for length, still in zip(on, here[1:]): longest = max(longest, run+length); run = (run+length)*still
     return bool(longest<=max_run_m and np.linalg.norm(cells[-1]-np.asarray(goal))*truth.res_m<=reach_m)
 
 # %% ../../nbs/terrain/08_plan.ipynb #f61976b3
