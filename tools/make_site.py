@@ -133,9 +133,7 @@ def check():
 
 def readme():
     "README.md from nbs/index.ipynb."
-    fm, _, md, _ = page(Path('nbs/index.ipynb'))
-    nb = nbformat.read('nbs/index.ipynb', 4)
-    cells = [c for c in nb.cells if not re.match(r'#\|\s*(hide|default_exp)', c.source)]
+    cells = [c for c in nbformat.read('nbs/index.ipynb', 4).cells if not re.match(r'#\|\s*(hide|default_exp)', c.source)]
     md = '\n\n'.join(filter(None, (cell_md(c, i, {}) for i, c in enumerate(cells))))
     md = re.sub(r'\]\((?!https?:)([^)\s#]+\.ipynb|images/[^)\s]+)', r'](nbs/\1', md)
     return '<!-- made from nbs/index.ipynb by `make sync`; edit there -->\n\n' + pandoc(md, '-t', 'gfm')
@@ -152,6 +150,6 @@ if __name__=='__main__':
     refresh_quarto_yml(); proc_nbs(n_workers=2, force=True)
     n = len(build())
     bad, links = check()
-    print(f'{n} pages in {out}/, {links} links and images checked, {len(bad)} broken')
-    if a.check and Path('README.md').read_text()!=readme(): bad.append('README.md is not what nbs/index.ipynb gives: run make sync')
-    if a.check and bad: sys.exit('\n'.join(bad))
+    print(f'{n} pages in {out}/, {links} links and images checked, {len(bad)} broken', *bad, sep='\n')
+    if a.check and Path('README.md').read_text()!=readme(): bad.append('README.md'); print('README.md is not what nbs/index.ipynb gives: run make sync')
+    if a.check and bad: sys.exit(1)
