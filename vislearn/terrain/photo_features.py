@@ -79,10 +79,9 @@ def net_features(
     scale:float=0.5, # Size of the picture the networks see, relative to the working size
 )->dict[str, np.ndarray]: # Layer to `(rows, cols, C)`
     "Read frozen ImageNet networks at every ground cell."
-    top = int(max(0, np.floor(uv[inside][:, 1].min())-70)) if inside.any() else 0
-    x = torch.from_numpy(np.ascontiguousarray(img[top:])).permute(2, 0, 1)[None].float()/255
+    x = torch.from_numpy(img.copy()).permute(2, 0, 1)[None].float()/255
     x = F.interpolate(x, scale_factor=scale, mode='bilinear', antialias=True, align_corners=False)
-    at, out = (uv-[0, top]+0.5)*scale-0.5, {}
+    at, out = (uv+0.5)*scale-0.5, {}
     fire, block = [l for l in layers if l.startswith('fire')], [int(l[5:]) for l in layers if l.startswith('block')]
     if fire:
         for name, m in frozen_net('squeezenet').maps(x, fire).items(): out[name] = cell_means(m[0], at, inside, *SQUEEZENET_LAYERS[name][2:])
@@ -104,7 +103,9 @@ def photo_features(
     "Compute features of every ground cell."
     unknown = [b for b in blocks if b not in BLOCKS]
     if unknown: raise ConfigError(f"features: no block '{unknown[0]}'{nearest(unknown[0], BLOCKS)}, choose among {', '.join(BLOCKS)}")
-    uv, inside = grid.pixels(cam); deep = net_features(img, uv, inside, [b for b in blocks if b not in BLOCKS[:2]])
+    uv, inside = grid.pixels(cam)
+    top = int(max(0, np.floor(uv[inside][:, 1].min())-70)) if inside.any() else 0; img, uv = img[top:], uv-[0, top]
+    deep = net_features(img, uv, inside, [b for b in blocks if b not in BLOCKS[:2]])
     make = dict(colour=lambda: cell_means(torch.from_numpy(img.astype(np.float32)/255).permute(2, 0, 1), uv, inside), stats=lambda: ground_stats(img, uv, inside))
     return [make[b]() if b in make else hellinger(deep[b]) for b in blocks]
 

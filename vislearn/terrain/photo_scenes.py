@@ -103,15 +103,16 @@ class GroundView:
         texture:list[np.ndarray], # A texture and its halvings
         tile_m:float, # Side of the texture on the ground [m]
         angle:float, # Its rotation [rad]
+        where:np.ndarray, # Pixels to draw, bool `(H, W)`
         shift:tuple[float, float]=(0., 0.), # Its offset [m]
-    )->np.ndarray: # Float RGB `(H, W, 3)`
+    )->np.ndarray: # Float RGB of these pixels, `(N, 3)`
         "See a ground covered by one texture."
-        ppm, c, s = min(texture[0].shape[:2])/tile_m, np.cos(angle), np.sin(angle)
-        u, v = (self.x*c-self.y*s+shift[0])*ppm, (self.x*s+self.y*c+shift[1])*ppm
-        level = np.log2((self.size_m*ppm).clip(1)).round().astype(int).clip(0, len(texture)-1); out = np.zeros((*u.shape, 3), np.float32)
+        ppm, c, s, px, py = min(texture[0].shape[:2])/tile_m, np.cos(angle), np.sin(angle), self.x[where], self.y[where]
+        u, v = (px*c-py*s+shift[0])*ppm, (px*s+py*c+shift[1])*ppm
+        level = np.log2((self.size_m[where]*ppm).clip(1)).round().astype(int).clip(0, len(texture)-1); out = np.zeros((len(u), 3), np.float32)
         for l in np.unique(level):
             a, k = texture[l], level==l; h, w = a.shape[:2]; x, y = u[k]/2**l, v[k]/2**l
-            x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int); fx, fy = (x-x0)[:, None], (y-y0)[:, None]
+            x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int); fx, fy = (x-x0)[:, None].astype(np.float32), (y-y0)[:, None].astype(np.float32)
             top, low = (a[yy%h, x0%w]*(1-fx)+a[yy%h, (x0+1)%w]*fx for yy in (y0, y0+1))
             out[k] = top*(1-fy)+low*fy
         return out
@@ -137,13 +138,13 @@ def texture_scene(
     "Compose a scene of several textures and say which cell shows which."
     names, points = list(textures), grid.points()
     chosen = rng.choice(len(names), min(n_textures, len(names)), replace=False)
+    owner, labels = np.zeros(view.ok.shape, int), np.full((grid.rows, grid.cols), chosen[0])
+    for i, t in enumerate(chosen[1:], 1):
+        border = random_border(rng); owner[border(view.x, view.y)] = i
+        share = border(points[..., 0], points[..., 1]).mean((2, 3)); labels = np.where(share>0.85, t, np.where(share<0.15, labels, -1))
+    img = np.full((*view.ok.shape, 3), [0.7, 0.8, 0.9], np.float32)
     for i, t in enumerate(chosen):
-        layer = view.draw(textures[names[t]], rng.uniform(0.8, 2.2), rng.uniform(0, 2*np.pi), tuple(rng.uniform(0, 9, 2)))
-        layer = layer*np.exp(rng.uniform(-0.4, 0.4)+rng.uniform(-0.12, 0.12, 3)); grey = layer.mean(-1, keepdims=True)
-        layer = grey+(layer-grey)*np.exp(rng.uniform(-0.7, 0.3))
-        if i==0: img, labels = layer, np.full((grid.rows, grid.cols), t); continue
-        border = random_border(rng)
-        img = np.where(border(view.x, view.y)[..., None], layer, img); share = border(points[..., 0], points[..., 1]).mean((2, 3))
-        labels = np.where(share>0.85, t, np.where(share<0.15, labels, -1))
-    img = np.where(view.ok[..., None], img, [0.7, 0.8, 0.9])
+        here = view.ok & (owner==i); tile, angle, *shift = rng.uniform([0.8, 0, 0, 0], [2.2, 2*np.pi, 9, 9])
+        ground = view.draw(textures[names[t]], tile, angle, here, tuple(shift))*np.exp(rng.uniform(-0.4, 0.4)+rng.uniform(-0.12, 0.12, 3)); grey = ground.mean(-1, keepdims=True)
+        img[here] = grey+(ground-grey)*np.exp(rng.uniform(-0.7, 0.3))
     return change_light((img.clip(0, 1)*255).astype(np.uint8), rng, 0.6), labels
