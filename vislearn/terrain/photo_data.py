@@ -240,7 +240,7 @@ def show_grid(
     "Draw a photograph with the borders of the ground cells."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 3.4))[1]
-    ax.imshow(img, extent=(-0.5, cam.width-0.5, cam.height-0.5, -0.5)); ax.axis('off')
+    ax.imshow(img, extent=(-0.5, cam.width-0.5, cam.height-0.5, -0.5), interpolation='nearest'); ax.axis('off')
     xs, ys = grid.res_m*np.arange(grid.rows+1), grid.left_m-grid.res_m*np.arange(grid.cols+1)
     near = max(0.2, cam.T_body_camera[0, 3]+0.3)
     lines = [np.stack([np.full(50, x), np.linspace(ys[0], ys[-1], 50)], -1) for x in xs if x>=near] + [np.stack([np.linspace(near, xs[-1], 50), np.full(50, y)], -1) for y in ys]
