@@ -32,14 +32,14 @@ def trained_like(encoder, size, seed=0):
 def test_equals_tile_by_tile(encoder, stride):
     size, img = 24, picture(CI)
     model = trained_like(encoder(8, patch_px=24) if encoder is VisualEncoderTiny else encoder(8), size)
-    slow, fast = slow_costs(img, model, size, stride), cm.costmap(img, model, CI, stride=stride).cost
+    slow, fast = slow_costs(img, model, size, stride), cm.costmap(img, model, CI, stride=stride, border='keep').cost
     assert (np.isfinite(slow) == np.isfinite(fast)).all() and fast.dtype == np.float32
     ok = np.isfinite(slow); assert slow[ok].std() > 1e-3, 'the costs must differ for the comparison to mean anything'
     assert np.abs(slow[ok]-fast[ok]).max() <= 1e-5*max(1, np.abs(slow[ok]).max())
 
 def test_equals_tile_by_tile_in_full_size():
     model, img = trained_like(EmbeddingNet(8), 64), picture(SPOT)
-    slow, fast = slow_costs(img, model, 64, 32), cm.costmap(img, model, SPOT, stride=32).cost
+    slow, fast = slow_costs(img, model, 64, 32), cm.costmap(img, model, SPOT, stride=32, border='keep').cost
     assert slow.shape == (22, 44) and np.isfinite(slow).sum() == 494
     assert (np.isfinite(slow) == np.isfinite(fast)).all() and np.nanmax(np.abs(slow-fast)) <= 1e-5*max(1, np.nanmax(slow)) and np.nanstd(slow) > 1e-3
 
@@ -49,6 +49,17 @@ def test_batch_size_and_min_visible_do_not_change_costs():
     strict = cm.costmap(img, model, CI, min_visible=1.).cost
     assert np.isfinite(strict).sum() < np.isfinite(ref).sum() and np.allclose(strict[np.isfinite(strict)], ref[np.isfinite(strict)], atol=1e-5)
     assert np.isfinite(cm.costmap(img, model, CI, min_visible=0.).cost).all()
+
+@pytest.mark.parametrize('bev, size, stride', [(CI, 24, 12), (SPOT, 64, 32), (CI, 24, 17)])
+def test_cut_tiles_move_inward(bev, size, stride):
+    "Every tile the model sees is full of ground, uncut tiles stay, and cut ones move by less than a patch."
+    keep, shift = [cm.CostMapper(lambda x: x.float().mean((1, 2, 3)), bev, stride, patch_px=size, border=b) for b in ('keep', 'shift')]
+    img = np.full((bev.rows, bev.cols, 3), 200, np.uint8)*bev.mask()[..., None]
+    black = [(m.tiles(torch.as_tensor(img)).amax(1) == 0).float().mean((1, 2)).numpy() for m in (keep, shift)]
+    moved = np.hypot(*(torch.stack([keep.top-shift.top, keep.left-shift.left]).numpy()))
+    assert black[0].max() > .3 and black[1].max() <= .02 and (moved[black[0] <= .02] == 0).all() and (moved[black[0] > .02] > 0).all() and moved.max() < size
+    a, b = keep(img), shift(img)
+    assert (a.known == b.known).all() and np.nanmin(b.cost) > 195 > np.nanmin(a.cost)
 
 def test_model_is_left_alone():
     model = trained_like(EmbeddingNet(8), 24); model.train(); before = copy.deepcopy(model.state_dict())
@@ -60,6 +71,16 @@ def test_faster_folds_every_batch_norm(encoder):
     model = trained_like(encoder(8), 24); quick = cm.faster(model); x = torch.randint(0, 256, (9, 3, 24, 24), dtype=torch.uint8)
     assert not any(isinstance(m, (nn.BatchNorm2d)) for m in quick.modules()) and not any(p.requires_grad for p in quick.parameters())
     assert torch.allclose(quick(x), model(x), atol=1e-5, rtol=1e-5)
+
+@pytest.mark.parametrize('one_pass', [True, False])
+def test_conv_leaky_equals_two_layers(one_pass, monkeypatch):
+    if one_pass and not cm._ONE_PASS: pytest.skip('this torch has no fused convolution')
+    monkeypatch.setattr(cm, '_ONE_PASS', one_pass); torch.manual_seed(0)
+    for conv in (nn.Conv2d(3, 16, 7, 2, 3), nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False), nn.Conv2d(4, 6, 3, dilation=2)):
+        x = torch.randn(3, conv.in_channels, 21, 18); x[0] -= 3
+        with torch.inference_mode():
+            assert torch.allclose(cm.ConvLeaky(conv, .23)(x), nn.functional.leaky_relu(conv(x), .23), atol=1e-5)
+            assert torch.allclose(cm.ConvLeaky(copy.deepcopy(conv).double(), .23)(x.double()), nn.functional.leaky_relu(copy.deepcopy(conv).double()(x.double()), .23))
 
 def test_faster_keeps_what_it_cannot_fold():
     multi = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(4), nn.BatchNorm2d(4)).eval(); multi[1].weight.data = torch.rand(4); multi[2].running_mean += 1
