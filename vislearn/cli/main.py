@@ -22,7 +22,7 @@ class Command:
     run:Callable[[argparse.Namespace], int|None] # Does the work; None means exit code 0
 
 FAMILIES = {
-    'demo': ('vislearn.cli.demo', 'see everything work once: a drive, its terrain, a costmap, a report'),
+    'demo': ('vislearn.cli.terrain', 'see everything work once: a drive, its terrain, a costmap, a report'),
     'bag': ('vislearn.cli.data', 'look into recordings'),
     'synth': ('vislearn.cli.data', 'generate data with known truth'),
     'cache': ('vislearn.cli.data', 'look after cached arrays'),

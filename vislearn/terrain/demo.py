@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOALS', 'Steps', 'peak_mb', 'reuse', 'Learned', 'learn_demo', 'score_demo', 'drive_figures', 'write_report',
-           'run_demo']
+           'run_demo', 'run_photo_demo']
 
 # %% ../../nbs/terrain/16_demo.ipynb #92100f0c
 import json, os, resource, time
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core import atomic_path
+from ..core import DataError, atomic_path, real_data
 from ..robot.bags import Bag, bag_info
 from ..runs.config import RunConfig
 from ..runs.record import Run, same_run
@@ -24,6 +24,9 @@ from .explorer import LocationView
 from .metrics import show_costs
 from .pairs import PatchParams
 from .patches import PatchSet, build_patches
+from .photo_data import read_photos
+from .photo_report import leave_one_out, lopo_table, show_photo_costs
+from .photos import VARIANTS, photo_recipe, train_photos
 from .rep import embed, load_encoder, rep_recipe, train_rep
 from .spec import dataset_specs
 from ..viz import Report, principal_plane, show_points
@@ -162,5 +165,31 @@ def run_demo(
     with steps('score drives never trained on'): scores, kept = score_demo(done, frames)
     with steps('write the report'): write_report(out/'report.html', done, scores, kept, steps)
     result = dict(preset=preset, seed=seed, scores=scores, seconds=steps.seconds, total_s=round(sum(steps.seconds.values()), 1), peak_mb=peak_mb(), runs=dict(rep=done.rep.id, cost=done.cost.id), threads=os.environ.get('OMP_NUM_THREADS'))
+    with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1))
+    return result
+
+# %% ../../nbs/terrain/16_demo.ipynb #62fcd0e0
+def run_photo_demo(
+    out:Path|str='runs/demo-real', # Folder for everything
+    seed:int=0, # Of light, scenes and batches
+    folder:Path|None=None, # Photo set; default: data/real/husky_terrain
+    variants:tuple[str, ...]=('colour', 'seed', 'squeezenet', 'default'), # Rows of the table
+    steps:int=300, # Training steps of each head
+)->dict: # Table, times and the run trained on all photographs: the content of `metrics.json`
+    "Predict every photograph from the others, and write `report.html` and `metrics.json`."
+    out, steps_, folder = Path(out), Steps(), folder or real_data('husky_terrain'); out.mkdir(parents=True, exist_ok=True)
+    if folder is None: raise DataError('data/real/husky_terrain is not here: clone the repository with its data')
+    photos = read_photos(folder); table = []
+    for v in variants:
+        with steps_(f'leave one photograph out: {v}'): table += lopo_table(photos, (v,), seed, steps)
+    with steps_('predict each photograph from the others'): predicted, _ = leave_one_out(photos, VARIANTS['default'], seed, steps)
+    cfg = photo_recipe(folder, seed=seed, steps=steps)
+    with steps_('train on all photographs'): run = reuse(cfg, out/'runs', lambda: train_photos(cfg, out/'runs', photos))
+    r = Report('Costs of real ground', 'Made by vislearn demo --real: trained with preferences only, each photograph predicted by a model that has not seen it.')
+    r.heading('Rank correlation with the human map').table([list(t.values()) for t in table], list(table[0]))
+    r.text('pooled: over the cells of all photographs together. The default is not chosen by this table but for places never seen: other light, fewer photographs, none at all; see the page terrain.photo_report.')
+    r.heading('Maps').figure(show_photo_costs(photos, predicted), 'Photograph, ground from above, the cost a person gave, and the prediction of the default variant. Yellow is expensive.')
+    r.heading('Time').table(list(steps_.seconds.items()), ('step', 'seconds')); r.save(out/'report.html')
+    result = dict(seed=seed, lopo=table, run=str(run.dir), seconds=steps_.seconds, total_s=round(sum(steps_.seconds.values()), 1), peak_mb=peak_mb())
     with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1))
     return result
