@@ -95,10 +95,16 @@ def test_head_agrees_with_the_closed_form(stats_bank):
     "The Learner's optimum is that of the quadratic objective, solved by a linear system over the same pairs."
     cfg = photo_recipe(folder, 'default', features=('stats', 'colour'), steps=400); model = fit_photos(stats_bank, cfg)
     rows = np.concatenate([PairBatches(stats_bank, 4096, seed=9)(0, s) for s in range(20)])
-    x = ((torch.from_numpy(stats_bank.x)-model.mean)*model.scale).double().numpy(); d = x[rows[:, 1]]-x[rows[:, 0]]
+    raw = torch.from_numpy(stats_bank.x); x = ((raw[:, :-1]-model.mean-model.slope*raw[:, -1:])*model.scale).double().numpy(); d = x[rows[:, 1]]-x[rows[:, 0]]
     w = np.linalg.solve(d.T@d/len(d)+0.4*np.eye(d.shape[1]), d.mean(0))
-    ours = model(torch.from_numpy(stats_bank.x)).detach().numpy()
+    ours = model(raw).detach().numpy()
     assert np.corrcoef(x@w, ours)[0, 1]>0.99
+
+def test_distance_is_taken_out(stats_bank):
+    "On scenes no standardised feature rises or falls with distance."
+    cfg = photo_recipe(folder, 'default', features=('stats', 'colour'), steps=1); model, raw = fit_photos(stats_bank, cfg), torch.from_numpy(stats_bank.x[stats_bank.photo<0])
+    x = ((raw[:, :-1]-model.mean-model.slope*raw[:, -1:])*model.scale).numpy(); d = raw[:, -1].numpy()
+    assert model.slope.abs().max()>0.1 and max(abs(np.polyfit(d, f, 1)[0]) for f in x.T)<0.01
 
 # maps
 
