@@ -190,7 +190,7 @@ class CostMapper:
         mode:str='tiles', # `tiles`, or `dense` for one pass over the whole image (approximate)
         min_visible:float=.5, # Share of a tile that must show ground [spot-vrl]
         patch_px:int|None=None, # Side of a tile [px]; default: the model's `patch_px`, else 0.427 m
-        batch:int=64, # Tiles per call of the model
+        batch:int=128, # Tiles per call of the model
         mask:np.ndarray|None=None, # Pixels that show ground, `(rows, cols)` bool; default: `bev.mask()`
         border:str='shift', # Tiles cut by the border of the view: `shift` them inward, or `keep` their black part [spot-vrl]
     ):
