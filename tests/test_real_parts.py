@@ -85,6 +85,6 @@ def test_from_bag_to_costmap(bag, tmp_path):
     assert near.shape[1:] == (3, 26, 26) and near.float().std() > 5                      # ground, not black
     seed_all(0)
     model = FullCostNet(EmbeddingNet(8), CostNet(8)).eval()
-    res = costmap(BevWarp(cam, bev)(bag.images('camera')[0]), model, bev, stride=26, tile=26)
+    res = costmap(BevWarp(cam, bev)(bag.images('camera')[0]), model, bev, stride=26, patch_px=26)
     seen = np.isfinite(res.cost)
     assert .2 < seen.mean() < .95 and (res.cost[seen] > 0).all()

@@ -130,11 +130,11 @@ def show_frame(
 )->Figure: # The figure
     "Draw camera image, bird's-eye image, learned costs and truth with paths, side by side."
     n = 3 + (camera is not None)
-    fig = Figure(figsize=(2.9*n, 2.3), layout='constrained'); axs = list(fig.subplots(1, n))
-    if camera is not None: ax = axs.pop(0); ax.imshow(camera); ax.axis('off'); ax.set_title('camera', fontsize=9)
-    axs[0].imshow(frame.image); axs[0].axis('off'); axs[0].set_title(bev_name, fontsize=9)
+    fig = Figure(figsize=(2.05*n, 1.75), layout='constrained'); axs = list(fig.subplots(1, n))
+    if camera is not None: ax = axs.pop(0); ax.imshow(camera); ax.axis('off'); ax.set_title('camera', fontsize=8)
+    axs[0].imshow(frame.image); axs[0].axis('off'); axs[0].set_title(bev_name, fontsize=8)
     for ax, cmap, title in ((axs[1], frame.predicted, 'learned cost, planned path'), (axs[2], frame.truth, 'true level')):
-        show_costmap(cmap, bar='', ax=ax); ax.set_title(title, fontsize=9); ax.tick_params(labelsize=6); ax.set_ylabel('')
+        show_costmap(cmap, bar='', ax=ax); ax.set_title(title, fontsize=8); ax.tick_params(labelsize=6); ax.set_ylabel(''); ax.xaxis.label.set_fontsize(7)
         draw_path(ax, cmap.to_xy(frame.path))
     axs[2].plot(*frame.truth.to_xy(frame.best).T[::-1], color='w', lw=1, ls='--')
     return fig
