@@ -72,16 +72,6 @@ def test_faster_folds_every_batch_norm(encoder):
     assert not any(isinstance(m, (nn.BatchNorm2d)) for m in quick.modules()) and not any(p.requires_grad for p in quick.parameters())
     assert torch.allclose(quick(x), model(x), atol=1e-5, rtol=1e-5)
 
-@pytest.mark.parametrize('one_pass', [True, False])
-def test_conv_leaky_equals_two_layers(one_pass, monkeypatch):
-    if one_pass and not cm._ONE_PASS: pytest.skip('this torch has no fused convolution')
-    monkeypatch.setattr(cm, '_ONE_PASS', one_pass); torch.manual_seed(0)
-    for conv in (nn.Conv2d(3, 16, 7, 2, 3), nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False), nn.Conv2d(4, 6, 3, dilation=2)):
-        x = torch.randn(3, conv.in_channels, 21, 18); x[0] -= 3
-        with torch.inference_mode():
-            assert torch.allclose(cm.ConvLeaky(conv, .23)(x), nn.functional.leaky_relu(conv(x), .23), atol=1e-5)
-            assert torch.allclose(cm.ConvLeaky(copy.deepcopy(conv).double(), .23)(x.double()), nn.functional.leaky_relu(copy.deepcopy(conv).double()(x.double()), .23))
-
 def test_faster_keeps_what_it_cannot_fold():
     multi = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(4), nn.BatchNorm2d(4)).eval(); multi[1].weight.data = torch.rand(4); multi[2].running_mean += 1
     x = torch.rand(2, 3, 8, 8); ref = multi(x); quick = cm.faster(multi)

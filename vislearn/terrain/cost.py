@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIGHT', 'CostData', 'cost_recipe', 'terrain_cost_seed', 'embed_patches', 'load_vectors', 'cost_batches', 'pair_loss',
-           'cost_scores', 'cost_learner', 'cost_of', 'cost_card', 'train_cost', 'load_cost_model', 'export_cost_model']
+           'cost_scores', 'start_at', 'new_cost_net', 'cost_learner', 'cost_of', 'cost_card', 'train_cost',
+           'load_cost_model', 'export_cost_model']
 
 # %% ../../nbs/terrain/06_cost.ipynb #67cc4aad
 import json, warnings
@@ -44,6 +45,7 @@ class CostData(Frozen):
     weights:Literal['balanced', 'seed'] = 'balanced'          # `seed`: uniform over statements and self pairs
     margin_mode:Literal['flat', 'hops'] = 'flat'              # One margin, or one per step between two categories
     consistency:float = Field(0.1, ge=0)                      # Weight λ of the difference between views of a place
+    ground:float = Field(0.05, ge=0)                          # Weight of the mean cost, which pulls the best terrain to 0, in the second half of the training
     augmentations:int = Field(6, ge=0)                        # Changed copies of each clearest view in the cache
     random_views:int = Field(2, ge=0)                         # Changed copies of random views in the cache
     augment:AugmentParams = LIGHT                             # Changes of patches in the cache
@@ -55,10 +57,11 @@ def cost_recipe(
     root:Path|str='data', # Folder with `train.json` and `holdout.json`
     epochs:int=8, # Epochs of `steps` batches
     margin:float=1., # Margin m [the seed's]
-    lr:float=1e-2, # Highest learning rate, one cycle
+    lr:float=2e-2, # Highest learning rate, one cycle
     bs:int=256, # Pairs in a batch
     loss:Literal['rank', 'bradley_terry']='rank', # Kind of loss
     positivity:str='exp16', # Last step of the cost network
+    start:float|Literal['levels']|None='levels', # Cost of everything before training; None for torch's random start, `levels` for the longest chain of statements times the margin
     seed:int=0, # Of weights and pairs
     patches:PatchParams|None=None, # Rules of extraction; None takes the parent's
     description:str='terrain cost', # For your future self
@@ -66,7 +69,7 @@ def cost_recipe(
     "Give vislearn's own way to train a cost: on cached embeddings, in seconds."
     return RunConfig(task='terrain.cost', description=description, seed=seed, parent=str(parent) or None,
         data=Data(root=str(root), common={} if patches is None else dict(patches=patches.model_dump(mode='json')), train=Part(name='embeddings', params=CostData().model_dump(mode='json')), num_workers=1),
-        model=Part(name='cost', params=dict(positivity=positivity)), loss=Part(name=loss, params=dict(margin=margin)), optim=Optim(lr=lr), schedule=Schedule(name='one_cycle'),
+        model=Part(name='cost', params=dict(positivity=positivity, start=start)), loss=Part(name=loss, params=dict(margin=margin)), optim=Optim(lr=lr), schedule=Schedule(name='one_cycle'),
         train=Train(epochs=epochs, batch_size=bs), select=Select(metric='test_loss'), checkpoint=Checkpoint(every_s=None))
 
 def terrain_cost_seed(
@@ -81,8 +84,8 @@ def terrain_cost_seed(
     description:str='terrain cost, seed recipe', # For your future self
 )->RunConfig: # Complete config
     "Give the settings of the original: raw patches through the encoder at every step."
-    cfg = cost_recipe(parent, root, epochs, margin, lr, bs, seed=seed, patches=patches, description=description)
-    params = CostData(steps=None, closure=False, weights='seed', consistency=0.).model_dump(mode='json')
+    cfg = cost_recipe(parent, root, epochs, margin, lr, bs, start=None, seed=seed, patches=patches, description=description)
+    params = CostData(steps=None, closure=False, weights='seed', consistency=0., ground=0.).model_dump(mode='json')
     return cfg.replace(data=cfg.data.replace(train=Part(name='patches', params=params)), schedule=Schedule(name='constant'))
 
 # %% ../../nbs/terrain/06_cost.ipynb #e3b0be3a
@@ -131,28 +134,32 @@ def cost_batches(
     margin:float=1., # Margin m
     seed:int=0, # Of the draws
     steps:int|None=None, # Batches per epoch; default: those of the settings, else the seed's rule
-)->BatchDL: # Batches of (vectors `(B, 3, D)` or patches `(2B, 3, S, S)`, label `(B,)`, margin `(B,)`)
+    ground_from:int=0, # First epoch with a weight on the mean cost
+)->BatchDL: # Batches of (vectors `(B, 3, D)` or patches `(2B, 3, S, S)`, label `(B,)`, margin `(B,)`, weight of the mean cost `(B,)`)
     "Draw labelled pairs."
     draw = PairSampler(pset, locations=locations, p_self=params.p_self, p_equal=params.p_equal, closure=params.closure, weights=params.weights, seed=seed)
     def batch(epoch, step):
         rows, label, hops = draw(epoch, step, bs)
         width = torch.as_tensor(margin*(np.maximum(hops, 1) if params.margin_mode=='hops' else np.ones(bs)), dtype=torch.float32)
-        if vectors is None: return pset.images(rows.reshape(-1)), torch.as_tensor(label), width
+        targets = torch.as_tensor(label), width, torch.full((bs,), params.ground if epoch>=ground_from else 0.)
+        if vectors is None: return pset.images(rows.reshape(-1)), *targets
         loc, v = pset.location[rows[:, [0, 1, 0]]].astype(np.int64), sample_rng(seed, epoch, step).integers(0, vectors.shape[1], (bs, 3))
-        return vectors[torch.as_tensor(loc), torch.as_tensor(v)], torch.as_tensor(label), width
+        return vectors[torch.as_tensor(loc), torch.as_tensor(v)], *targets
     return BatchDL(batch, steps or params.steps or max(1, len(draw)//bs), n_inp=1)
 
 def pair_loss(
     costs:Tensor, # Costs in the order of the batch, any shape with `k*B` entries, k = 2 or 3
     label:Tensor, # −1 first preferred, 0 equal, 1 first worse, `(B,)`
     margin:Tensor, # Margin of each pair, `(B,)`
+    ground:Tensor|float=0., # Weight of each pair's mean cost, `(B,)`
     kind:str='rank', # `rank` or `bradley_terry`
     consistency:float=0.1, # Weight λ of the squared difference between two views
 )->Tensor: # Loss >= 0
-    "Rank the first two costs, and keep the third near the first."
+    "Rank the first two costs, keep the third near the first, and all of them low."
     if kind not in ('rank', 'bradley_terry'): raise ConfigError(f"loss.name must be rank or bradley_terry, got '{kind}'")
     c_BK = costs.reshape(len(label), -1)
     loss = (rank_loss if kind=='rank' else bradley_terry_loss)(c_BK[:, 0], c_BK[:, 1], label, margin)
+    loss = loss + (ground*c_BK[:, :2].mean(1)).mean()
     return loss + consistency*(c_BK[:, 0]-c_BK[:, 2]).pow(2).mean() if c_BK.shape[1]>2 else loss
 
 # %% ../../nbs/terrain/06_cost.ipynb #2865005d
@@ -167,6 +174,28 @@ def cost_scores(
     out = dict(ordering=order['mean'], ordering_min=order['min'], margin=wide['mean'], equality_error=equality_error(costs, labels, spec.orderings))
     if spec.levels(): out['kendall'] = kendall(costs, labels, spec.levels())
     return {k: float(v) for k, v in out.items() if np.isfinite(v)}
+
+# %% ../../nbs/terrain/06_cost.ipynb #90edb2a8
+def start_at(
+    cost:CostNet, # Changed in place
+    value:float, # Cost of everything before training, > 0
+)->CostNet: # The same network
+    "Set the last bias so that costs start near a value."
+    if value<=0: raise ConfigError(f'model.params.start must be above 0, got {value}')
+    value = torch.tensor(float(value))
+    u = {'exp16': (16*value).log(), 'exp': value.log(), 'softplus': value.expm1().log()}[cost.positivity]
+    with torch.no_grad(): cost.net[-1].bias.fill_(u)
+    return cost
+
+def new_cost_net(
+    cfg:RunConfig, # Complete config
+    dim:int, # Embedding size D
+    spec:Spec, # Statements
+)->CostNet: # Untrained
+    "Build the cost network of a config."
+    cost, start = CostNet(dim, cfg.model.params.get('positivity', 'exp16')), cfg.model.params.get('start')
+    if start=='levels': start = max([1, *(hops for _, hops in spec.closure())])*cfg.loss.params.get('margin', 1.)
+    return init_weights(cost if start is None else start_at(cost, start), cfg.init_from, cfg.out)
 
 # %% ../../nbs/terrain/06_cost.ipynb #076ecdad
 def cost_learner(
@@ -187,9 +216,9 @@ def cost_learner(
     encoder = encoder.to(device or default_device())
     z_LVD = load_vectors(embed_patches(encoder, pset, data.augmentations, data.random_views, data.augment, cfg.seed, cache))
     names = np.array(pset.categories)[pset.loc_category]
-    seed_all(cfg.seed); cost = init_weights(CostNet(encoder.dim, cfg.model.params.get('positivity', 'exp16')), cfg.init_from, cfg.out)
+    seed_all(cfg.seed); cost = new_cost_net(cfg, encoder.dim, pset.spec)
     model, source = (cost, z_LVD) if kind=='embeddings' else (FullCostNet(encoder, cost), None)
-    train = cost_batches(pset, source, split.train, bs, data, margin, cfg.seed)
+    train = cost_batches(pset, source, split.train, bs, data, margin, cfg.seed, ground_from=(cfg.train.epochs or 0)//2)
     valid = cost_batches(pset, source, split.valid, bs, data, margin, cfg.seed+1, max(1, min(20, len(train)//5)))
     def scores(learn):
         z = z_LVD[split.valid].to(next(cost.parameters()).device)
