@@ -45,7 +45,7 @@ class CostData(Frozen):
     weights:Literal['balanced', 'seed'] = 'balanced'          # `seed`: uniform over statements and self pairs
     margin_mode:Literal['flat', 'hops'] = 'flat'              # One margin, or one per step between two categories
     consistency:float = Field(0.1, ge=0)                      # Weight λ of the difference between views of a place
-    ground:float = Field(0.05, ge=0)                          # Weight of the mean cost, which pulls the best terrain to 0, in the second half of the training
+    ground:float = Field(0.02, ge=0)                          # Weight of the mean cost, which pulls the best terrain to 0, in the second half of the training
     augmentations:int = Field(6, ge=0)                        # Changed copies of each clearest view in the cache
     random_views:int = Field(2, ge=0)                         # Changed copies of random views in the cache
     augment:AugmentParams = LIGHT                             # Changes of patches in the cache
@@ -55,7 +55,7 @@ class CostData(Frozen):
 def cost_recipe(
     parent:str|Path='', # Run of the representation: id or folder, or an old checkpoint file
     root:Path|str='data', # Folder with `train.json` and `holdout.json`
-    epochs:int=8, # Epochs of `steps` batches
+    epochs:int=16, # Epochs of `steps` batches; fewer leave the two best levels too close, see below
     margin:float=1., # Margin m [the seed's]
     lr:float=2e-2, # Highest learning rate, one cycle
     bs:int=256, # Pairs in a batch
