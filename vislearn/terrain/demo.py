@@ -29,7 +29,7 @@ from .photo_report import leave_one_out, lopo_table, show_photo_costs
 from .photos import VARIANTS, photo_recipe, train_photos
 from .rep import embed, load_encoder, rep_recipe, train_rep
 from .spec import dataset_specs
-from ..viz import Report, principal_plane, show_points
+from ..viz import Report, figure_png, principal_plane, show_points
 
 # %% ../../nbs/terrain/16_demo.ipynb #82e94bce
 @dataclass
@@ -144,7 +144,9 @@ def write_report(
     costs, labels = patch_costs(model, done.held)
     r.heading('The cost').figure(show_costs(costs, labels, done.train.spec.orderings).figure, 'Cost of held-out patches by terrain, with the preferences that were stated for training.')
     r.heading('Costmaps and paths')
-    for fig, caption in drive_figures(done, kept): r.figure(fig, caption)
+    for n, (fig, caption) in enumerate(drive_figures(done, kept)):
+        r.figure(fig, caption)
+        if n==0: path.with_name('costmap.png').write_bytes(figure_png(fig))
     r.heading('All scores').table([(g, k, v) for g, vs in scores.items() for k, v in vs.items()], ('group', 'score', 'value'))
     r.heading('Time').table(list(steps.seconds.items()), ('step', 'seconds')).text(f'Peak memory {peak_mb():.0f} MB. Runs: {done.rep.id} (representation), {done.cost.id} (cost).')
     return r.save(path)
