@@ -96,12 +96,12 @@ def show_photo_costs(
     "Draw photograph, ground from above, the human's and the predicted costs side by side."
     import matplotlib.pyplot as plt
     keep = range(len(photos)) if keep is None else keep; names = ['photograph', 'from above', *(['human'] if photos.truth is not None else []), 'predicted']
-    fig, axs = plt.subplots(len(keep), len(names), figsize=(6, 1.35*len(keep)+0.2), width_ratios=[1.7]+[1]*(len(names)-1), squeeze=False)
+    fig, axs = plt.subplots(len(keep), len(names), figsize=(5.5, 1.3*len(keep)+0.2), width_ratios=[1.7]+[1]*(len(names)-1), squeeze=False)
     extent = (photos.grid.left_m, photos.grid.left_m-photos.grid.cols*photos.grid.res_m, 0, photos.grid.rows*photos.grid.res_m)
     lo, hi = np.nanmin(predicted), np.nanmax(predicted)
     for row, i in zip(axs, keep):
-        img = photos.photo(i); show_grid(shrink(img, photos.cam.resized(240, 240*photos.cam.height//photos.cam.width)), photos.cam, photos.grid, row[0])
-        row[1].imshow(from_above(img, photos.cam, photos.grid, 30), extent=extent, interpolation='nearest')
+        img = photos.photo(i); show_grid(shrink(img, photos.cam.resized(200, 200*photos.cam.height//photos.cam.width)), photos.cam, photos.grid, row[0])
+        row[1].imshow(from_above(img, photos.cam, photos.grid, 20), extent=extent, interpolation='nearest')
         maps = [(predicted[i], (lo, hi))] if photos.truth is None else [(photos.truth[i], (np.nanmin(photos.truth), np.nanmax(photos.truth))), (predicted[i], (lo, hi))]
         for ax, (m, (a, b)) in zip(row[2:], maps): ax.imshow(m, origin='lower', extent=extent, vmin=a, vmax=b)
         if photos.truth is not None: row[-1].text(0.03, 0.04, f'{spearman(predicted[i], photos.truth[i]):.2f}', transform=row[-1].transAxes, fontsize=8)
