@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..callbacks import EvalCB, FrozenCB
 from ..core import ConfigError, DataError, default_device, sample_rng, seed_all
 from ..learn import BatchDL, RunLearner, fit_run, init_weights, learner_options, make_learner
-from ..nets import Encoder, state_digest
+from ..nets import Encoder, freeze, state_digest
 from ..runs.ckpt import load_plain, save_atomic
 from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, RunConfig, Schedule, Select, Train
 from ..runs.record import Run
@@ -254,13 +254,14 @@ def train_cost(
     device:torch.device|str|None=None, # Default: CUDA if there is one
 )->Run: # Finished run
     "Train a cost into a run folder."
+    run = Run(folder) if folder and (Path(folder)/'manifest.json').exists() else None
+    if run and (run.dir/'DONE').exists(): return run
+    if run and (run.dir/'artifacts'/'encoder.pt').exists(): encoder = freeze(_kept_encoder(run))
     if encoder is None and not cfg.parent: raise ConfigError('parent: which run trained the representation? Give its id or folder')
     if encoder is None: encoder = load_encoder(cfg.parent, root=out or cfg.out)
     if 'run' in encoder.card: cfg = cfg.replace(parent=encoder.card['run'])
     if not cfg.data.common and encoder.card.get('patches'): cfg = cfg.replace(data=cfg.data.replace(common=dict(patches=encoder.card['patches'])))
-    pset = pset or load_patchset(cfg, root=cache)
-    run = Run(folder) if folder and (Path(folder)/'manifest.json').exists() else Run.create(cfg, out, folder)
-    if (run.dir/'DONE').exists(): return run
+    pset, run = pset or load_patchset(cfg, root=cache), run or Run.create(cfg, out, folder)
     digest = state_digest(encoder)
     learn = cost_learner(run.config, pset, encoder, cache, device)
     save_atomic(dict(name=encoder.card.get('encoder', 'seed'), dim=encoder.dim, patch_px=int(pset.side_px), card=json.dumps(encoder.card), state=encoder.state_dict()), run.artifact('encoder.pt'))
@@ -279,10 +280,15 @@ def _finish(run, pset, encoder, cache):
     save_artefact(net, card, run.artifact('x').parent)
 
 # %% ../../nbs/terrain/06_cost.ipynb #6a746c32
-def _net(run:Run, best:bool)->FullCostNet:
-    "Rebuild encoder and cost network of a run"
+def _kept_encoder(run:Run)->nn.Module:
+    "Rebuild the encoder that a cost run has kept"
     kept = load_plain(run.dir/'artifacts'/'encoder.pt')
     encoder = make_encoder(kept['name'], kept['dim'], kept['patch_px']); encoder.load_state_dict(kept['state']); encoder.card = json.loads(kept['card'])
+    return encoder
+
+def _net(run:Run, best:bool)->FullCostNet:
+    "Rebuild encoder and cost network of a run"
+    encoder = _kept_encoder(run)
     state = run.load('best' if best and 'best' in run.ckpt.index else 'last')['model']
     state = {k.removeprefix('cost.'): v for k, v in state.items() if not k.startswith('encoder.')}
     found = state['net.0.weight'].shape[1]
