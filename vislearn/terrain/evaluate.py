@@ -68,19 +68,20 @@ class Frame:
     image:np.ndarray # Bird's-eye image, `(rows, cols, 3)` uint8
     predicted:CostMap # Learned costs
     truth:CostMap # True levels
-    path:np.ndarray # Planned on the learned costs: rows and columns, `(N, 2)`
+    path:np.ndarray # Planned on the learned costs: rows and columns, `(N, 2)`; of three goals the one where the straight line is worst
     best:np.ndarray # Planned on the truth
     line:np.ndarray # Straight line
-    scores:dict # `pairwise_order`, `spearman`, `spearman_pure`, `regret`, `line_regret`, `hausdorff_m`, `preferred`
+    purity:np.ndarray # Share of the most frequent terrain in each cell, `(R, C)`
+    scores:dict # `pairwise_order`, and the means over goals of `regret`, `line_regret`, `hausdorff_m`, `preferred`
 
 def ends_of_view(
     known:np.ndarray, # Cells known in both maps, `(R, C)` bool
-)->tuple[tuple[int, int], tuple[int, int]]: # Start (nearest row) and goal (farthest row): row and column
-    "Choose where a path across the view begins and ends."
+)->tuple[tuple[int, int], list[tuple[int, int]]]: # Start (nearest row), and goals in the farthest row: row and column
+    "Choose where paths across the view begin and end."
     rows = np.flatnonzero(known.any(1))
     if len(rows)<2: raise DataError('too little of the ground is visible to plan a path on: use smaller patches or another image')
-    def middle(row): cols = np.flatnonzero(known[row]); return int(row), int(cols[np.abs(cols-(known.shape[1]-1)/2).argmin()])
-    return middle(rows[-1]), middle(rows[0])
+    near, far = [np.flatnonzero(known[r]) for r in (rows[-1], rows[0])]
+    return (int(rows[-1]), int(near[len(near)//2])), [(int(rows[0]), int(far[int(q*(len(far)-1))])) for q in (1/6, .5, 5/6)]
 
 def frame_scores(
     mapper:CostMapper, # Makes costmaps
@@ -94,13 +95,15 @@ def frame_scores(
     truth, purity = true_levels(labels, levels, mapper.bev, patch_px)
     both = pred.known & truth.known
     pred_b, truth_b = [CostMap(np.where(both, m.cost, np.nan), m.res_m, m.origin) for m in (pred, truth)]
-    start, goal = ends_of_view(both)
-    path, best, line = plan_grid(pred_b, start, goal).cells, plan_grid(truth_b, start, goal).cells, line_cells(start, goal)
-    line = line if both[tuple(line.T)].all() else best          # the view of one camera is convex: this does not happen
-    rank = cell_rank_correlation(pred_b, truth_b, purity)
-    scores = dict(pairwise_order=pairwise_order(pred_b, truth_b), spearman=rank['all'], spearman_pure=rank['pure'], regret=regret(path, truth_b), line_regret=regret(line, truth_b),
-                  hausdorff_m=hausdorff(truth_b.to_xy(path), truth_b.to_xy(best)), preferred=preferred_share(path, truth_b))
-    return Frame(image, pred_b, truth_b, path, best, line, scores)
+    start, goals = ends_of_view(both); tried = []
+    for goal in goals:
+        path, best, line = plan_grid(pred_b, start, goal).cells, plan_grid(truth_b, start, goal).cells, line_cells(start, goal)
+        if both[tuple(line.T)].all():                       # the view of one camera is convex: nearly always
+            tried.append((path, best, line, dict(regret=regret(path, truth_b), line_regret=regret(line, truth_b), hausdorff_m=hausdorff(truth_b.to_xy(path), truth_b.to_xy(best)), preferred=preferred_share(path, truth_b))))
+    if not tried: raise DataError('no straight line across the view is wholly known: use smaller patches or another image')
+    path, best, line, _ = max(tried, key=lambda t: t[3]['line_regret'])
+    scores = dict(pairwise_order=pairwise_order(pred_b, truth_b)) | {k: float(np.mean([t[3][k] for t in tried])) for k in tried[0][3]}
+    return Frame(image, pred_b, truth_b, path, best, line, purity, scores)
 
 # %% ../../nbs/terrain/15_evaluate.ipynb #d3d0e851
 def evaluate_drive(
@@ -109,18 +112,20 @@ def evaluate_drive(
     truth:Truth, # What the simulator knows about it
     n:int=20, # Frames, evenly picked
     show:int=3, # Frames to keep whole: those in which the terrain varies most
-)->tuple[dict[str, float], list[Frame]]: # Mean of every score and median of the regrets, and the kept frames
+)->tuple[dict[str, float], list[Frame]]: # Order and rank correlation over all cells, means and medians over frames, and the kept frames
     "Score costmaps and paths along a simulated drive."
     images = bag.images('image')
     mapper = CostMapper(model, truth.bev, patch_px=truth.patch_px)
     ks = np.unique(np.linspace(0, len(images)-1, min(n, len(images))).round().astype(int))
     number = {int(t): k for k, t in enumerate(truth.image_t_ns)}
     frames = [frame_scores(mapper, img, truth.bev_labels(number[int(images.t_ns[k])]), truth.levels, truth.patch_px) for k, img in progress(images.iter(ks), 'costmaps', len(ks))]
-    names = frames[0].scores
-    mean = {name: float(np.nanmean([f.scores[name] for f in frames])) for name in names}
-    median = {f'{name}_median': float(np.nanmedian([f.scores[name] for f in frames])) for name in ('regret', 'line_regret')}
+    pred, true, pure = [np.concatenate([getattr(f, name).cost.ravel() if name!='purity' else f.purity.ravel() for f in frames])[None] for name in ('predicted', 'truth', 'purity')]
+    rank = cell_rank_correlation(pred, true, pure)
+    scores = dict(pairwise_order=pairwise_order(pred, true), pairwise_order_frames=float(np.nanmean([f.scores['pairwise_order'] for f in frames])), spearman=rank['all'], spearman_pure=rank['pure'])
+    scores |= {k: float(np.mean([f.scores[k] for f in frames])) for k in ('regret', 'line_regret', 'hausdorff_m', 'preferred')}
+    scores |= {f'{k}_median': float(np.median([f.scores[k] for f in frames])) for k in ('regret', 'line_regret')} | dict(frames=len(frames))
     kept = sorted(frames, key=lambda f: -np.nanstd(f.truth.cost))[:show]
-    return mean | median | dict(frames=len(frames)), kept
+    return scores, kept
 
 # %% ../../nbs/terrain/15_evaluate.ipynb #bcdb489b
 def show_frame(
