@@ -182,20 +182,17 @@ class MobileNet(nn.Module):
         self.blocks = nn.ModuleList([DepthwiseBlock(ni, nf, stride) for ni, nf, stride in zip(widths, widths[1:], strides)])
         self.fc = nn.Linear(256, n_classes)
     def forward(self, x:Tensor)->Tensor: return self.fc(self.maps(x, (12,))[12].mean((2, 3)))
-
-# %% ../nbs/02_nets.ipynb #0993b4c7
-@patch
-def maps(self:MobileNet,
-    images:Tensor, # RGB `(B, 3, H, W)`, uint8 or float in [0, 1]
-    layers:Sequence[int]=(4, 10, 12), # Indices of blocks, 0 to 12
-)->dict[int, Tensor]: # Feature map `(B, C, h, w)` of each block
-    "Compute the feature maps of some blocks, and nothing after the last of them."
-    if not all(0<=i<13 for i in layers): raise DataError(f'layers must be block numbers 0 to 12, got {tuple(layers)}')
-    x, out = F.relu6(self.bn1(self.conv1(F.pad(unit_rgb(images)*2-1, (0, 1, 0, 1))))), {}
-    for i, block in enumerate(self.blocks[:max(layers)+1]):
-        x = block(x)
-        if i in layers: out[i] = x
-    return out
+    def maps(self,
+        images:Tensor, # RGB `(B, 3, H, W)`, uint8 or float in [0, 1]
+        layers:Sequence[int]=(4, 10, 12), # Indices of blocks, 0 to 12
+    )->dict[int, Tensor]: # Feature map `(B, C, h, w)` of each block
+        "Compute the feature maps of some blocks, and nothing after the last of them."
+        if not all(0<=i<13 for i in layers): raise DataError(f'layers must be block numbers 0 to 12, got {tuple(layers)}')
+        x, out = F.relu6(self.bn1(self.conv1(F.pad(unit_rgb(images)*2-1, (0, 1, 0, 1))))), {}
+        for i, block in enumerate(self.blocks[:max(layers)+1]):
+            x = block(x)
+            if i in layers: out[i] = x
+        return out
 
 # %% ../nbs/02_nets.ipynb #39570ede
 def mobilenet_features(

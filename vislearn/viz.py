@@ -86,6 +86,7 @@ def figure_png(
     return buf.getvalue()
 
 def _cell(v):
+    if v is None: return '<td></td>'
     num = isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
     return f'<td class="num">{v:.3g}</td>' if num and isinstance(v, (float, np.floating)) else f'<td{" class=num" if num else ""}>{html.escape(str(v))}</td>'
 

@@ -111,7 +111,7 @@ def evaluate_drive(
     bag:Bag, # Simulated recording
     truth:Truth, # What the simulator knows about it
     n:int=20, # Frames, evenly picked
-    show:int=3, # Frames to keep whole: those in which the terrain varies most
+    show:int=3, # Frames to keep whole: one of each part of the drive, where the terrain varies most
 )->tuple[dict[str, float], list[Frame]]: # Order and rank correlation over all cells, means and medians over frames, and the kept frames
     "Score costmaps and paths along a simulated drive."
     images = bag.images('image')
@@ -124,7 +124,7 @@ def evaluate_drive(
     scores = dict(pairwise_order=pairwise_order(pred, true), pairwise_order_frames=float(np.nanmean([f.scores['pairwise_order'] for f in frames])), spearman=rank['all'], spearman_pure=rank['pure'])
     scores |= {k: float(np.mean([f.scores[k] for f in frames])) for k in ('regret', 'line_regret', 'hausdorff_m', 'preferred')}
     scores |= {f'{k}_median': float(np.median([f.scores[k] for f in frames])) for k in ('regret', 'line_regret')} | dict(frames=len(frames))
-    kept = sorted(frames, key=lambda f: -np.nanstd(f.truth.cost))[:show]
+    kept = [max(part, key=lambda f: np.nanstd(f.truth.cost)) for part in (frames[i*len(frames)//show:(i+1)*len(frames)//show] for i in range(show)) if part]
     return scores, kept
 
 # %% ../../nbs/terrain/15_evaluate.ipynb #bcdb489b

@@ -14,6 +14,7 @@ from dataclasses import replace as changed
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from ..core import ConfigError, DataError, atomic_path, check_shape, nearest
@@ -235,8 +236,8 @@ def show_grid(
     img:np.ndarray, # Photograph `(H, W, 3)`
     cam:CameraModel, # Its calibration
     grid:CostGrid=CostGrid(), # The ground cells
-    ax:'plt.Axes|None'=None, # Where to draw
-)->'plt.Axes': # The axes
+    ax:Axes|None=None, # Where to draw
+)->Axes: # The axes
     "Draw a photograph with the borders of the ground cells."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 3.4))[1]

@@ -17,7 +17,6 @@ from ..core import ConfigError, nearest
 from ..nets import MobileNet, SQUEEZENET_LAYERS, SqueezeNet, mobilenet_features, squeezenet_features
 from ..robot.camera import CameraModel
 from .photo_data import CostGrid
-from .photo_scenes import shrink, work_camera
 
 # %% ../../nbs/terrain/12_photo_features.ipynb #f88e0f65
 def cell_means(

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from ..core import DataError, real_data, sample_rng
+from ..core import DataError, real_data
 from ..robot.camera import CameraModel
-from .photo_data import CostGrid, PhotoSet, preference_pairs, read_photo
+from .photo_data import CostGrid, preference_pairs
 
 # %% ../../nbs/terrain/11_photo_scenes.ipynb #85a9307f
 def work_camera(

@@ -7,9 +7,7 @@ __all__ = ['VARIANTS', 'PhotoParams', 'PhotoModel', 'log_distance', 'predict_pho
            'block_scale', 'pair_loss', 'fit_encoder', 'fit_photos', 'photo_recipe', 'train_photos', 'load_photo_model']
 
 # %% ../../nbs/terrain/14_photos.ipynb #2fb2b494
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
