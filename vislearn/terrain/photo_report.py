@@ -7,16 +7,17 @@ __all__ = ['leave_one_out', 'lopo_table', 'stress_table', 'from_above', 'show_ph
 
 # %% ../../nbs/terrain/15_photo_report.ipynb #16ff12b5
 import itertools, time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.ndimage import map_coordinates
 from ..core import DataError, progress, sample_rng
 from ..robot.camera import CameraModel
 from .photo_data import CostGrid, PhotoSet, read_photos, show_grid
-from .photo_maps import spearman, spearman_limit
+from .photo_maps import spearman
 from .photo_scenes import change_light, shrink
-from .photos import CellBank, VARIANTS, PhotoModel, PhotoParams, cell_bank, fit_photos, photo_recipe, predict_photo
+from .photos import VARIANTS, PhotoModel, PhotoParams, cell_bank, fit_photos, photo_recipe, predict_photo
 
 # %% ../../nbs/terrain/15_photo_report.ipynb #8bd60a07
 def leave_one_out(
@@ -92,7 +93,7 @@ def show_photo_costs(
     photos:PhotoSet, # Photographs
     predicted:np.ndarray, # Cost maps `(N, rows, cols)`
     keep:Sequence[int]|None=None, # Which photographs; default: all
-)->'plt.Figure': # One row per photograph
+)->Figure: # One row per photograph
     "Draw photograph, ground from above, the human's and the predicted costs side by side."
     import matplotlib.pyplot as plt
     keep = range(len(photos)) if keep is None else keep; names = ['photograph', 'from above', *(['human'] if photos.truth is not None else []), 'predicted']
