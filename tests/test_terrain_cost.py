@@ -14,7 +14,6 @@ from vislearn.terrain.losses import rank_loss
 from vislearn.terrain.nets import CostNet, EmbeddingNet
 from vislearn.terrain.patches import toy_patchset
 from vislearn.terrain.rep import export_seed_files, load_encoder, rep_recipe, train_rep
-from vislearn.terrain.triplets import block_split
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory): return tmp_path_factory.mktemp('cost')
@@ -137,7 +136,7 @@ def test_bradley_terry_learns_the_order_too(pset, parent, root):
 def test_tiny_benchmark(tmp_path):
     "The acceptance numbers of the tiny preset, through bags, patches, runs and files."
     from vislearn.synth.terrain import make_terrain
-    from vislearn.terrain.rep import embed, load_patchset, rep_scores
+    from vislearn.terrain.rep import load_patchset, rep_scores
     made = make_terrain(tmp_path/'tiny', 'tiny', workers=2); cfg = rep_recipe(made.specs)
     train, held = (load_patchset(cfg, split, tmp_path/'cache') for split in ('train', 'holdout'))
     rep = train_rep(cfg, tmp_path/'runs', train); cost = train_cost(cost_recipe(rep.id, made.specs), tmp_path/'runs', train, cache=tmp_path/'cache')
