@@ -14,7 +14,7 @@ def fresh(code):
 
 
 def test_light_imports():
-    heavy = ('torchvision', 'spacy', 'fastai.vision', 'tensorboard', 'matplotlib.pyplot', 'IPython', 'rosbags.rosbag1')
+    heavy = ('torchvision', 'spacy', 'fastai.vision', 'tensorboard', 'matplotlib.pyplot', 'IPython', 'ipywidgets', 'jupyterlab')
     loaded = fresh(f"import importlib, sys, json\nfor m in {MODULES}: importlib.import_module(m)\n"
                    f"import torch; print(json.dumps([m for m in {heavy} if m in sys.modules] + (['cuda'] if torch.cuda.is_initialized() else [])))")
     # fastai.basics itself imports pyplot and IPython; vislearn may cost what it costs, and no more

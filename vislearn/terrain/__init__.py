@@ -6,13 +6,13 @@
 __all__ = ['explore']
 
 # %% ../../nbs/terrain/23___init__.ipynb #2295f8f2
-from ipywidgets import VBox
+#| export
 
 # %% ../../nbs/terrain/23___init__.ipynb #8fb4a744
 def explore(
     x:object, # Recording, patches, or a path to either; see `terrain.explorer.explore`
     start:int=0, # First picture
-)->VBox: # The widget, shown by JupyterLab
+)->object: # The widget (an `ipywidgets.VBox`), shown by JupyterLab
     "Scrub through a recording, or through the locations of extracted patches."
     from vislearn.terrain.explorer import explore
     return explore(x, start)

@@ -7,7 +7,7 @@ __all__ = ['evaluate_rep', 'patch_costs', 'evaluate_cost', 'Frame', 'ends_of_vie
            'show_frame']
 
 # %% ../../nbs/terrain/20_evaluate.ipynb #017a7963
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np, torch
 from matplotlib.figure import Figure

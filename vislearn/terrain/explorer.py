@@ -15,7 +15,6 @@ from .patches import Patches, PatchSet
 from ..viz import category_color, figure_png
 
 # %% ../../nbs/terrain/21_explorer.ipynb #77775622
-from ipywidgets import VBox
 from matplotlib.figure import Figure
 
 # %% ../../nbs/terrain/21_explorer.ipynb #2af29fe2
@@ -113,7 +112,7 @@ def view_of(
 def explore(
     x:Bag|Patches|PatchSet|Path|str, # Recording, patches, or a path to either
     start:int=0, # First picture
-)->VBox: # The widget, shown by JupyterLab
+)->object: # The widget (an `ipywidgets.VBox`), shown by JupyterLab
     "Scrub through a recording, or through the locations of extracted patches."
     import ipywidgets as w
     view = view_of(x); last = len(view)-1

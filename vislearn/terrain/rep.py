@@ -9,7 +9,7 @@ __all__ = ['SAMPLERS', 'REP_LOSSES', 'RepData', 'rep_recipe', 'terrain_rep_seed'
 
 # %% ../../nbs/terrain/09_rep.ipynb #ec40d883
 import json, warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,11 +17,11 @@ import numpy as np, torch
 from pydantic import Field
 from torch import Tensor, nn
 from ..callbacks import CB, AugmentCB, EvalCB
-from ..core import ConfigError, DataError, UserError, content_hash, default_device, seed_all
+from ..core import ConfigError, DataError, UserError, content_hash, seed_all
 from ..learn import BatchDL, RunLearner, fit_run, init_weights, learner_options, make_learner
 from ..nets import Encoder, freeze, state_digest
 from ..runs.ckpt import load_plain, save_atomic
-from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, Rollout, RunConfig, Schedule, Select, Train
+from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, RunConfig, Schedule, Select, Train
 from ..runs.record import Run
 from .losses import batch_triplet_loss, triplet_loss, vicreg_loss
 from .metrics import cluster_scores, knn_accuracy, viewpoint_gap
