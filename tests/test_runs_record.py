@@ -197,3 +197,10 @@ def test_names_and_neighbours(tmp_path, data):
 
 def test_plain_names_the_place():
     with pytest.raises(CheckpointError, match=r'checkpoint.a.1.b: cannot store a object'): plain(dict(a=[1, dict(b=object())]))
+
+def test_other_manifests_are_not_runs(tmp_path, data):
+    "A folder of simulated drives has a manifest as well, and may lie beside the runs."
+    run = Run.create(config(data), out=tmp_path/'runs')
+    (tmp_path/'runs'/'drive').mkdir(); (tmp_path/'runs'/'drive'/'manifest.json').write_text('{"params": {}}')
+    assert [p.name for p in all_runs(tmp_path/'runs')]==[run.dir.name]
+    with pytest.raises(RunError, match='nothing'): Run('nothing', tmp_path/'runs')

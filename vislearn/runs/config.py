@@ -335,7 +335,8 @@ TASKS = {
     'terrain.rep': Task(f'{_WINGS}.rep:train_rep', f'{_WINGS}.rep:load_encoder'),
     'terrain.cost': Task(f'{_WINGS}.cost:train_cost', f'{_WINGS}.cost:load_cost_model'),
     'terrain.photos': Task(f'{_WINGS}.photos:train_photos', f'{_WINGS}.photos:load_photo_model')}
-RECIPES = {'terrain_rep': f'{_WINGS}.rep:rep_recipe', 'terrain_cost': f'{_WINGS}.cost:cost_recipe', 'terrain_photos': f'{_WINGS}.photos:photo_recipe'}
+RECIPES = {'terrain_rep': f'{_WINGS}.rep:rep_recipe', 'terrain_rep_seed': f'{_WINGS}.rep:terrain_rep_seed', 'terrain_cost': f'{_WINGS}.cost:cost_recipe',
+           'terrain_cost_seed': f'{_WINGS}.cost:terrain_cost_seed', 'terrain_photos': f'{_WINGS}.photos:photo_recipe'}
 
 def resolve(
     place:str, # `module:function`

@@ -98,7 +98,7 @@ def all_runs(
     root:Path|str='runs', # Folder of run folders
 )->list[Path]: # Folders, newest first
     "Find every run folder below `root`."
-    found = {p.parent for depth in ('', '*/', '*/*/', '*/*/*/') for p in Path(root).glob(f'{depth}manifest.json')}
+    found = {p.parent for depth in ('', '*/', '*/*/', '*/*/*/') for p in Path(root).glob(f'{depth}manifest.json') if (p.parent/'status.json').is_file()}   # other folders have manifests, too
     return sorted(found, key=lambda p: (p/'manifest.json').stat().st_mtime_ns, reverse=True)
 
 def find_run(
@@ -106,7 +106,7 @@ def find_run(
     root:Path|str='runs', # Where ids are looked up
 )->Path: # Run folder
     "Find one run."
-    if (Path(where)/'manifest.json').is_file(): return Path(where)
+    if (Path(where)/'status.json').is_file(): return Path(where)
     names = {}
     for folder in all_runs(root):
         for name in {folder.name, json.loads((folder/'manifest.json').read_text(encoding='utf-8'))['run_id']}: names[name] = folder

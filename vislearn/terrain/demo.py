@@ -74,7 +74,7 @@ def learn_demo(
     seed:int=0, # Of world, weights and batches
     workers:int=2, # Processes
     textures:Path|str|None=None, # Photographs to paint the ground with
-    epochs:tuple[int, int]=(6, 8), # Epochs of representation and cost
+    epochs:tuple[int, int]=(6, 16), # Epochs of representation and cost
 )->Learned: # Drive, patches and runs
     "Generate a drive, cut patches, train representation and cost."
     runs, cache = out/'runs', out/'cache'
@@ -158,7 +158,7 @@ def run_demo(
     seed:int=0, # Of world, weights and batches
     workers:int=2, # Processes
     textures:Path|str|None=None, # Photographs to paint the ground with
-    epochs:tuple[int, int]=(6, 8), # Epochs of representation and cost
+    epochs:tuple[int, int]=(6, 16), # Epochs of representation and cost
     frames:int=20, # Images scored per drive
 )->dict: # Scores by group, times and memory: the content of `metrics.json`
     "Run everything once and write `report.html` and `metrics.json`."
