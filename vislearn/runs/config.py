@@ -334,9 +334,11 @@ _WINGS = 'vislearn.terrain'
 TASKS = {
     'terrain.rep': Task(f'{_WINGS}.rep:train_rep', f'{_WINGS}.rep:load_encoder'),
     'terrain.cost': Task(f'{_WINGS}.cost:train_cost', f'{_WINGS}.cost:load_cost_model'),
-    'terrain.photos': Task(f'{_WINGS}.photos:train_photos', f'{_WINGS}.photos:load_photo_model')}
+    'terrain.photos': Task(f'{_WINGS}.photos:train_photos', f'{_WINGS}.photos:load_photo_model'),
+    'supervised': Task('vislearn.supervised:train', 'vislearn.supervised:load_model')}
 RECIPES = {'terrain_rep': f'{_WINGS}.rep:rep_recipe', 'terrain_rep_seed': f'{_WINGS}.rep:terrain_rep_seed', 'terrain_cost': f'{_WINGS}.cost:cost_recipe',
-           'terrain_cost_seed': f'{_WINGS}.cost:terrain_cost_seed', 'terrain_photos': f'{_WINGS}.photos:photo_recipe'}
+           'terrain_cost_seed': f'{_WINGS}.cost:terrain_cost_seed', 'terrain_photos': f'{_WINGS}.photos:photo_recipe',
+           'supervised_shapes': 'vislearn.supervised:supervised_shapes', 'supervised_waves': 'vislearn.supervised:supervised_waves'}
 
 def resolve(
     place:str, # `module:function`
