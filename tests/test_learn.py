@@ -38,11 +38,11 @@ def summary(run): # what must not depend on interruptions
 
 @pytest.fixture
 def whole(tmp_path, data):
-    run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'whole'); return state_digest(fit_run(learner(), run).model), summary(run)
+    run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'whole', policy='record'); return state_digest(fit_run(learner(), run).model), summary(run)
 
 @pytest.mark.parametrize('stops', [[5], [16], [17], [1, 20, 40], [63], [64]])
 def test_resume_is_exact(tmp_path, data, whole, stops):
-    run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs')
+    run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record')
     for at in stops:
         with pytest.raises(KeyboardInterrupt): fit_run(learner(StopCB(at)), Run(run.dir))
         assert Run(run.dir).status['state']=='preempted'
@@ -51,7 +51,7 @@ def test_resume_is_exact(tmp_path, data, whole, stops):
     assert len(run.manifest['attempts'])==len(stops) + 1 and run.status['state']=='finished'
 
 def test_sigkill_at_random_moments(tmp_path, data, whole):
-    run, choice, kills = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs'), random.Random(1), 0
+    run, choice, kills = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record'), random.Random(1), 0
     for _ in range(6):
         pid = os.fork()
         if pid==0:
@@ -66,26 +66,26 @@ def test_sigkill_at_random_moments(tmp_path, data, whole):
 def test_every_kind_of_state_is_resumed(tmp_path, data):
     options = dict(optim='sgd', optim_params=dict(momentum=.9), accumulate=2, clip_norm=.5, amp='bf16')
     def fit(run, *cbs): return fit_run(learner(*cbs, **options), run, schedule='plateau', schedule_params=dict(patience=0))
-    cfg = config(data, checkpoint=dict(every_steps=4)); whole = fit(Run.create(cfg, out=tmp_path/'a'))
-    run = Run.create(cfg, out=tmp_path/'b')
+    cfg = config(data, checkpoint=dict(every_steps=4)); whole = fit(Run.create(cfg, out=tmp_path/'a', policy='record'))
+    run = Run.create(cfg, out=tmp_path/'b', policy='record')
     with pytest.raises(KeyboardInterrupt): fit(run, StopCB(37))
     again = fit(Run(run.dir)); assert state_digest(again.model)==state_digest(whole.model) and again.opt.hypers[0]['lr']==whole.opt.hypers[0]['lr']
 
 def test_truncated_last_checkpoint_still_gives_the_same_end(tmp_path, data, whole):
-    run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs')
+    run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record')
     with pytest.raises(KeyboardInterrupt): fit_run(learner(StopCB(29)), run)
     last = run.dir/'ckpt'/'last.pt'; bytes_ = last.read_bytes(); last.unlink(); last.write_bytes(bytes_[:-200])
     with pytest.warns(UserWarning, match='using prev.pt'): learn = fit_run(learner(), Run(run.dir))
     assert (state_digest(learn.model), summary(run))==whole
 
 def test_finished_run_is_left_alone(tmp_path, data):
-    run = Run.create(config(data, 2), out=tmp_path/'runs'); done = fit_run(learner(), run)
+    run = Run.create(config(data, 2), out=tmp_path/'runs', policy='record'); done = fit_run(learner(), run)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.dir.rglob('*') if p.is_file()}
     again = fit_run(learner(), Run(run.dir))
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.dir.rglob('*') if p.is_file()}==before and state_digest(again.model)==state_digest(done.model)
 
 def test_same_config_same_bits(tmp_path, data):
-    runs = [Run.create(config(data), out=tmp_path/'runs') for _ in range(2)]
+    runs = [Run.create(config(data), out=tmp_path/'runs', policy='record') for _ in range(2)]
     assert len({state_digest(fit_run(learner(), run).model) for run in runs})==1
     assert summary(runs[0])==summary(runs[1]) and len({r.manifest['threads']['torch_num_threads'] for r in runs})==1
     seed_everything(4); other = network(); seed_everything(3); assert state_digest(network())!=state_digest(other)
@@ -96,14 +96,14 @@ def test_prefetch_and_evaluation_change_nothing(tmp_path, data):
     assert state_digest(plain.model)==state_digest(ahead.model)==state_digest(quiet.model)
 
 def test_checkpoint_fields(tmp_path, data):
-    run = Run.create(config(data, 2), out=tmp_path/'runs'); fit_run(learner(), run)
+    run = Run.create(config(data, 2), out=tmp_path/'runs', policy='record'); fit_run(learner(), run)
     state = torch.load(run.dir/'ckpt'/'last.pt', weights_only=True)
     assert set('format run_id config_hash epoch iter step model optim scaler ema schedule rng_epoch rng_now loader recorder trackers select world versions'.split()) <= set(state)
     assert (state['epoch'], state['iter'], state['step'], state['world'])==(2, 0, 32, 1) and len(state['recorder']['losses'])==32 and set(state['recorder'])=={'values', 'losses', 'lrs', 'iters', 'smooth'}
     assert set(state['select'])=={'metric', 'best', 'epoch'} and state['select']['metric']=='test_loss'
 
 def test_run_folder_after_training(tmp_path, data):
-    run = Run.create(config(data, 12, log=dict(tensorboard=True, every_steps=4)), out=tmp_path/'runs'); fit_run(learner(n_batches=4), run); frame = run.metrics()
+    run = Run.create(config(data, 12, log=dict(tensorboard=True, every_steps=4)), out=tmp_path/'runs', policy='record'); fit_run(learner(n_batches=4), run); frame = run.metrics()
     assert sorted(p.name for p in (run.dir/'ckpt').iterdir())==['best.pt', 'epoch-0009.pt', 'index.json', 'last.pt', 'prev.pt'] and list((run.dir/'tb'/'0').iterdir()) and (run.dir/'DONE').exists()
     for split, name, n in (('train', 'batch_loss', 13), ('train', 'loss', 12), ('test', 'loss', 12), ('eval', 'weight', 12)): assert frame[frame.split==split][name].notna().sum()==n
     assert not frame.melt(['t', 'step', 'epoch', 'split']).dropna().duplicated(['step', 'split', 'variable']).any()
@@ -112,12 +112,12 @@ def test_run_folder_after_training(tmp_path, data):
 
 @pytest.mark.parametrize('metric,mode,epochs', [('eval_score', 'max', 2), ('eval_score', 'min', 0), ('auto', 'min', 0)])
 def test_selection(tmp_path, data, metric, mode, epochs):
-    run = Run.create(config(data, 4, select=dict(metric=metric, mode=mode)), out=tmp_path/'runs'); scores = [1., 2., 5., 3.]
+    run = Run.create(config(data, 4, select=dict(metric=metric, mode=mode)), out=tmp_path/'runs', policy='record'); scores = [1., 2., 5., 3.]
     name = 'score' if metric!='auto' else 'loss' # eval_loss beats test_loss
     learn = synth_learner(cbs=[EvalCB(lambda l: {name: scores[l.epoch]})]); fit_run(learn, run); assert run.load('best')['epoch'] - 1==epochs
 
 def test_unknown_metric_is_found_out_after_one_epoch(tmp_path, data):
-    run = Run.create(config(data, 4, select=dict(metric='test_los')), out=tmp_path/'runs')
+    run = Run.create(config(data, 4, select=dict(metric='test_los')), out=tmp_path/'runs', policy='record')
     with pytest.raises(ConfigError, match="did you mean 'test_loss'"): fit_run(synth_learner(), run)
     assert run.status['state']=='failed' and 'test_los' in run.status['error']
 
@@ -206,11 +206,11 @@ def test_several_inputs():
     assert learn.recorder.values[0][1] is None and learn.recorder.values[0][0]>=0
 
 def test_max_steps(tmp_path, data):
-    run = Run.create(config(data, train=dict(max_steps=21, batch_size=16)), out=tmp_path/'runs'); learn = fit_run(learner(), run)
+    run = Run.create(config(data, train=dict(max_steps=21, batch_size=16)), out=tmp_path/'runs', policy='record'); learn = fit_run(learner(), run)
     assert run.metrics().step.max()==21 and run.load()['step']==21 and run.status['state']=='finished' and learn.epoch==1
 
 def test_thread_count_is_set_back(tmp_path, data):
-    run, before = Run.create(config(data, 2, checkpoint=dict(every_steps=3)), out=tmp_path/'runs'), torch.get_num_threads()
+    run, before = Run.create(config(data, 2, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record'), torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         with pytest.raises(KeyboardInterrupt): fit_run(learner(StopCB(7)), run)
@@ -221,11 +221,11 @@ def test_thread_count_is_set_back(tmp_path, data):
 
 def test_the_config_decides(tmp_path, data):
     cfg = config(data, 2, optim=dict(name='sgd', lr=.05, params=dict(momentum=.5)), schedule=dict(name='linear', params=dict(end=.5)))
-    learn = synth_learner(n_batches=4, **learner_options(cfg)); fit_run(learn, Run.create(cfg, out=tmp_path/'runs'))
+    learn = synth_learner(n_batches=4, **learner_options(cfg)); fit_run(learn, Run.create(cfg, out=tmp_path/'runs', policy='record'))
     assert np.allclose(learn.recorder.lrs, [.05*(1 - i/16) for i in range(8)]) and learn.opt.opt.defaults['momentum']==.5 and learn.opt.hypers[0]['wd']==0
     steps = config(data, train=dict(epochs=1, batch_size=1, eval_every=5))
-    with pytest.raises(ConfigError, match="eval_every: only 'epoch' so far"): fit_run(synth_learner(), Run.create(steps, out=tmp_path/'runs'))
-    one = [fit_run(learner(), Run.create(config(data, 1, seed=s), out=tmp_path/'runs')) for s in (0, 0, 1)]
+    with pytest.raises(ConfigError, match="eval_every: only 'epoch' so far"): fit_run(synth_learner(), Run.create(steps, out=tmp_path/'runs', policy='record'))
+    one = [fit_run(learner(), Run.create(config(data, 1, seed=s), out=tmp_path/'runs', policy='record')) for s in (0, 0, 1)]
     assert state_digest(one[0].model)==state_digest(one[1].model)!=state_digest(one[2].model) # dropout follows the seed of the config
 
 @pytest.mark.gpu

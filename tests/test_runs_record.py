@@ -45,7 +45,7 @@ def test_kill_while_saving(tmp_path):
 def test_kill_while_saving_20(tmp_path): assert kill_while_saving(tmp_path, Checkpoints(tmp_path).save, 20)[0]==0
 
 def test_leftovers_are_cleaned_at_the_next_start(tmp_path, data):
-    run = Run.create(config(data), out=tmp_path/'runs'); (run.dir/'ckpt').mkdir(); (run.dir/'ckpt'/'.last.pt.tmp-99').write_text('half')
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record'); (run.dir/'ckpt').mkdir(); (run.dir/'ckpt'/'.last.pt.tmp-99').write_text('half')
     run.start(); assert not list((run.dir/'ckpt').glob('.*')); run.finish()
 
 @pytest.mark.parametrize('damage', ['empty', 'half', 'noise', 'pickle', 'missing'])
@@ -70,7 +70,7 @@ def test_fall_back_to_newest_epoch_then_error(tmp_path):
 def test_checkpoint_is_weights_only(tmp_path, data):
     import fastcore.foundation, numpy as np
     from fastai.torch_core import TensorBase
-    run = Run.create(config(data), out=tmp_path/'runs')
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record')
     path = run.save(dict(epoch=1, iter=0, step=5, model=dict(w=TensorBase(torch.ones(2))), log=fastcore.foundation.L(1, 2), lr=np.float32(.5), keys=np.arange(3, dtype=np.uint32), name='x', none=None, pair=(1, 2)))
     state = torch.load(path, weights_only=True)
     assert type(state['model']['w']) is torch.Tensor and state['log']==[1, 2] and state['keys'].dtype==torch.int64 and state['pair']==(1, 2)
@@ -123,13 +123,13 @@ def test_disk_full_while_saving(tmp_path):
 
 def test_two_runs_in_one_second(tmp_path, data, monkeypatch):
     monkeypatch.setattr(time, 'gmtime', lambda *a: time.struct_time((2026, 1, 2, 3, 4, 5, 0, 2, 0)))
-    one, two = (Run.create(config(data), out=tmp_path/'runs') for _ in range(2))
+    one, two = (Run.create(config(data), out=tmp_path/'runs', policy='record') for _ in range(2))
     assert one.dir!=two.dir and one.dir.name[:16]==two.dir.name[:16]=='20260102-030405-' and ':' not in one.dir.name
     monkeypatch.setattr('vislearn.runs.record.os.urandom', lambda n, names=iter([b'aaaaa', b'aaaaa', b'bbbbb']): next(names))
-    one, two = (Run.create(config(data), out=tmp_path/'collide') for _ in range(2)); assert one.dir!=two.dir # the second try collided and was repeated
+    one, two = (Run.create(config(data), out=tmp_path/'collide', policy='record') for _ in range(2)); assert one.dir!=two.dir # the second try collided and was repeated
 
 def test_one_folder_one_process(tmp_path, data):
-    run = Run.create(config(data), out=tmp_path/'runs').start()
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record').start()
     def second():
         with pytest.raises(RunError, match=f'{run.dir.name} is in use by process {os.getppid()}'): Run(run.dir).start()
     assert os.waitstatus_to_exitcode(os.waitpid(child(second), 0)[1])==0
@@ -138,7 +138,7 @@ def test_one_folder_one_process(tmp_path, data):
     assert len(run.manifest['attempts'])==2
 
 def test_lock_goes_with_a_killed_process(tmp_path, data):
-    run = Run.create(config(data), out=tmp_path/'runs')
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record')
     pid = child(lambda: (Run(run.dir).start(), time.sleep(60))); deadline = time.time() + 10
     while run.status['state']!='running' and time.time()<deadline: time.sleep(.02)
     os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
@@ -146,13 +146,13 @@ def test_lock_goes_with_a_killed_process(tmp_path, data):
 
 def test_heartbeat(tmp_path, data, monkeypatch):
     monkeypatch.setattr('vislearn.runs.record.HEARTBEAT_S', .05)
-    run = Run.create(config(data), out=tmp_path/'runs').start(); first = run.status['heartbeat']
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record').start(); first = run.status['heartbeat']
     run.log(7, 1, loss=1.); time.sleep(.4); status = run.status
     assert status['heartbeat']>first and status['step']==7 and status['state']=='running'; run.finish()
     beat = run.status['heartbeat']; time.sleep(.2); assert run.status['heartbeat']==beat # it stops
 
 def test_manifest_is_complete_before_training(tmp_path, data):
-    run = Run.create(config(data, seed=5, label='a'), out=tmp_path/'runs'); manifest = run.manifest
+    run = Run.create(config(data, seed=5, label='a'), out=tmp_path/'runs', policy='record'); manifest = run.manifest
     assert set('run_id task label description config_hash argv cwd user hostnames started git package_git versions hardware threads world seed deterministic env data parent sweep attempts'.split()) <= set(manifest)
     assert set('python vislearn torch torchvision fastai fastcore accelerate numpy cuda cudnn nccl driver'.split()) <= set(manifest['versions'])
     assert manifest['data']['files']==1 and manifest['data']['bytes']==1 and len(manifest['data']['fingerprint'])==64 and manifest['world']['global_batch']==2 and manifest['seed']==5
@@ -175,7 +175,7 @@ def test_policy_in_all_states(tmp_path, data, monkeypatch):
     cfg.write_text('a: 2'); refused(True); git(repo, 'checkout', '-q', '.'); cfg.chmod(0o755); refused(True); git(repo, 'checkout', '-q', '.'); git(repo, 'rm', '-q', 'sub/new'); refused(True)
     with pytest.raises(DirtyRepoError): Run.create(config(data), out=tmp_path/'runs', policy='refuse', source=cfg)
     assert not (tmp_path/'runs').exists() # a refused run leaves nothing
-    run = Run.create(config(data), out=tmp_path/'runs', source=repo/'.gitignore'); assert run.manifest['reproducible'] is False and run.manifest['git']['dirty'] and (run.dir/'config.source.yaml').read_bytes()==b'*.log'
+    run = Run.create(config(data), out=tmp_path/'runs', source=repo/'.gitignore', policy='record'); assert run.manifest['reproducible'] is False and run.manifest['git']['dirty'] and (run.dir/'config.source.yaml').read_bytes()==b'*.log'
 
 def test_metrics_survive_a_kill(tmp_path):
     log = MetricLog(tmp_path)
@@ -187,7 +187,7 @@ def test_metrics_survive_a_kill(tmp_path):
     records = read_jsonl(log.path); assert [r['step'] for r in records]==list(range(52)) and records[-1]['loss']==2.
 
 def test_names_and_neighbours(tmp_path, data):
-    runs = [Run.create(config(data, task=t), out=tmp_path/'runs') for t in ('a.b', 'a.c')]; root = tmp_path/'runs'
+    runs = [Run.create(config(data, task=t), out=tmp_path/'runs', policy='record') for t in ('a.b', 'a.c')]; root = tmp_path/'runs'
     assert {Run(r.id, root).dir for r in runs}=={r.dir for r in runs} and len(all_runs(root))==2
     with pytest.raises(RunError, match='did you mean'): Run(runs[0].id[:-1] + '0', root)
     with pytest.raises(RunError, match='there are no runs in'): Run('x', tmp_path/'empty')
@@ -200,7 +200,7 @@ def test_plain_names_the_place():
 
 def test_other_manifests_are_not_runs(tmp_path, data):
     "A folder of simulated drives has a manifest as well, and may lie beside the runs."
-    run = Run.create(config(data), out=tmp_path/'runs')
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record')
     (tmp_path/'runs'/'drive').mkdir(); (tmp_path/'runs'/'drive'/'manifest.json').write_text('{"params": {}}')
     assert [p.name for p in all_runs(tmp_path/'runs')]==[run.dir.name]
     with pytest.raises(RunError, match='nothing'): Run('nothing', tmp_path/'runs')

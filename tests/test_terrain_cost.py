@@ -125,7 +125,7 @@ def test_errors(pset, parent, root):
     encoder = load_encoder(parent); encoder.card['patch_px'] = 32
     with pytest.raises(DataError, match='trained on patches of 32 px, these have 21'): cost_learner(small(parent, root), pset, encoder, root, 'cpu')
     with pytest.raises(ConfigError, match="rank or bradley_terry, got 'x'"): pair_loss(torch.zeros(1, 2), torch.zeros(1), torch.ones(1), kind='x')
-    run = Run.create(small(parent, root), folder=root/'unfinished')
+    run = Run.create(small(parent, root), folder=root/'unfinished', policy='record')
     with pytest.raises(DataError, match='the run did not finish'): load_cost_model(run)
 
 def test_bradley_terry_learns_the_order_too(pset, parent, root):

@@ -95,7 +95,7 @@ def test_run_checkpoint_card_and_loader(pset, tmp_path):
 def test_same_seed_same_weights_and_resume_is_exact(pset, tmp_path):
     torch.set_num_threads(1); cfg = small(tmp_path, epochs=3, steps=4)
     whole = train_rep(cfg, pset=pset, folder=tmp_path/'a', device='cpu')
-    half = Run.create(cfg, folder=tmp_path/'b'); learn = rep_learner(cfg, pset, 'cpu')
+    half = Run.create(cfg, folder=tmp_path/'b', policy='record'); learn = rep_learner(cfg, pset, 'cpu')
     class Stop(Exception): pass
     def stop(epoch, step, fn=learn.dls.train.fn):
         if (epoch, step)==(1, 2): half.save(__import__('vislearn.learn').learn.training_state(learn, 1, 2)); raise Stop('stopped')
@@ -111,6 +111,6 @@ def test_going_on_with_other_data_is_refused(pset):
     with pytest.raises(ConfigError, match='another dim: 8 instead of 4'): cb.set_state(dict(card=json.dumps(card | dict(dim=8))))
 
 def test_wrong_kind_of_run(pset, tmp_path):
-    run = Run.create(small(tmp_path).replace(task='terrain.cost'), folder=tmp_path/'r')
+    run = Run.create(small(tmp_path).replace(task='terrain.cost'), folder=tmp_path/'r', policy='record')
     with pytest.raises(ConfigError, match='is a run of terrain.cost, expected one of terrain.rep'): load_encoder(run)
-    with pytest.raises(UserError, match="encoder 'tiny_resnet': the original knows only 'seed'"): export_seed_files(Run.create(small(tmp_path, encoder='tiny_resnet'), folder=tmp_path/'s'))
+    with pytest.raises(UserError, match="encoder 'tiny_resnet': the original knows only 'seed'"): export_seed_files(Run.create(small(tmp_path, encoder='tiny_resnet'), folder=tmp_path/'s', policy='record'))

@@ -35,11 +35,11 @@ def freeze(
 
 # %% ../nbs/02_nets.ipynb #41e0146f
 def state_digest(
-    module:nn.Module, # Any network
+    module:nn.Module|Mapping[str, Tensor], # Any network, or its state
 )->str: # 64 hexadecimal digits
     "Hash every parameter and every buffer of a network."
     h = hashlib.sha256()
-    for name, t in sorted(module.state_dict().items()):
+    for name, t in sorted((module.state_dict() if isinstance(module, nn.Module) else module).items()):
         a = np.ascontiguousarray(t.detach().cpu().float().numpy() if t.dtype==torch.bfloat16 else t.detach().cpu().numpy())
         h.update(f'{name} {t.dtype} {tuple(t.shape)}'.encode()); h.update(a.tobytes())
     return h.hexdigest()

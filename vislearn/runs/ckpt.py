@@ -25,12 +25,18 @@ class CheckpointError(UserError):
 class CheckpointWarning(UserWarning):
     "Another checkpoint than the one asked for was used."
 
+def _alone(
+    tensor:torch.Tensor, # On the CPU
+)->torch.Tensor: # The same values, in a storage of their own size
+    "Copy a view: torch would write all of the storage behind it."
+    return tensor if tensor.untyped_storage().nbytes()==tensor.numel()*tensor.element_size() else tensor.clone()
+
 def plain(
     obj:object, # Nested dicts, lists, tensors, arrays, numbers
     name:str='checkpoint', # Where it is, for messages
-)->object: # The same in plain types, tensors copied to the CPU
+)->object: # The same in plain types, tensors on the CPU
     "Turn a training state into values that a weights-only loader accepts."
-    if isinstance(obj, torch.Tensor): return obj.detach().cpu().clone().as_subclass(torch.Tensor)
+    if isinstance(obj, torch.Tensor): return _alone(obj.detach().cpu().as_subclass(torch.Tensor))
     if isinstance(obj, np.ndarray): return torch.from_numpy(obj.astype(np.int64) if obj.dtype==np.uint32 else obj.copy())
     if isinstance(obj, np.generic): return obj.item()
     if isinstance(obj, dict): return {k: plain(v, f'{name}.{k}') for k, v in obj.items()}
@@ -150,16 +156,37 @@ def _write_index(
 
 # %% ../../nbs/runs/09_ckpt.ipynb #d8391122
 @patch
+def best(
+    self:Checkpoints,
+)->tuple[float|None, int|None]: # Score and epoch, both None where there is none
+    "Tell the best score so far, and in which epoch it came."
+    entry = self.index.get('best')
+    return (entry.get('score'), entry['epoch'] - (0 if entry.get('iter') else 1)) if entry else (None, None)
+
+@patch
+def save_scored(
+    self:Checkpoints,
+    state:dict, # As for `save`
+    score:float|None=None, # Selection metric of this state
+    also:Sequence[str]=(), # Further names
+)->bool: # Is it the best so far?
+    "Save a state that was measured: newest, and best if it is."
+    old, epoch = self.best(); here = state['epoch'] - (0 if state.get('iter') else 1)
+    is_best = self.policy.keep_best>0 and rank_score(score, self.mode)<(math.inf if epoch is None else rank_score(old, self.mode))
+    select = dict(best=score, epoch=here) if is_best else dict(best=old, epoch=epoch)
+    self.save(state | dict(score=score, select=dict(state.get('select', {}), **select)), also=[*also, *['best']*is_best])
+    return is_best
+
+# %% ../../nbs/runs/09_ckpt.ipynb #8afc7f02
+@patch
 def save_epoch(
     self:Checkpoints,
     state:dict, # As for `save`; `state['epoch']` epochs are complete
     score:float|None=None, # Selection metric of this epoch
 )->bool: # Is it the best epoch so far?
     "Save at the end of an epoch: newest, best, epoch file, clean-up."
-    done, best = state['epoch'] - 1, self.index.get('best')
-    is_best = self.policy.keep_best>0 and rank_score(score, self.mode) < (rank_score(best.get('score'), self.mode) if best else math.inf)
-    select = dict(best=score, epoch=done) if is_best else dict(best=best and best.get('score'), epoch=best and best['epoch'] - 1)
-    self.save(state | dict(score=score, select=dict(state.get('select', {}), **select)), also=[f'epoch-{done:04}'] + ['best']*is_best)
+    done = state['epoch'] - 1
+    is_best = self.save_scored(state, score, [f'epoch-{done:04}'])
     index = self.index
     scores = {int(n[6:]): entry.get('score') for n, entry in index.items() if n.startswith('epoch-')}
     for epoch in set(scores) - kept_epochs(scores, self.policy, self.mode):

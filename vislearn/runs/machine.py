@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['versions', 'packages', 'hardware', 'threads', 'environment', 'data_fingerprint', 'seed_everything', 'rng_get',
-           'rng_set']
+           'rng_set', 'describe_world', 'make_manifest']
 
-# %% ../../nbs/runs/06_machine.ipynb #17bf88f4
-import hashlib, importlib.metadata, os, platform, random
+# %% ../../nbs/runs/06_machine.ipynb #eb1888b6
+import getpass, hashlib, importlib.metadata, os, platform, random, socket, sys, time
 from functools import cache
 from pathlib import Path
 from typing import Literal
 import numpy as np, psutil, torch
 import vislearn
 from ..core import ConfigError, seed_all
+from .config import RunConfig, config_hash
+from .git import check_repositories, git_state, package_git
 
 # %% ../../nbs/runs/06_machine.ipynb #3b0ed036
 _PACKAGES = 'torch torchvision fastai fastcore accelerate numpy pydantic rosbags'.split()
@@ -102,3 +104,27 @@ def rng_set(
     version, words, gauss = state['python']; name, keys, *rest = state['numpy']
     random.setstate((version, tuple(words.tolist()), gauss)); np.random.set_state((name, keys.numpy().astype(np.uint32), *rest)); torch.set_rng_state(state['torch'])
     if 'cuda' in state and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+
+# %% ../../nbs/runs/06_machine.ipynb #e7915b97
+def describe_world(
+    cfg:RunConfig, # Complete config
+    size:int, # Processes
+)->dict: # Part of the manifest
+    "Describe how many processes train, and on how many items at once."
+    return dict(size=size, nodes=cfg.launch.nodes, per_node=max(1, size // cfg.launch.nodes), backend=None if size==1 else 'nccl' if torch.cuda.is_available() else 'gloo',
+        global_batch=cfg.train.batch_size * cfg.train.accumulate * size)
+
+def make_manifest(
+    cfg:RunConfig, # Complete config
+    run_id:str, # Name of the run
+    policy:Literal['refuse', 'record', 'snapshot']='refuse', # What to do about code that is not committed
+    source:Path|str|None=None, # The user's config file
+)->dict: # JSON values
+    "Describe what a run depends on."
+    repos, here, own = check_repositories([source or Path.cwd()], policy), git_state(source or Path.cwd()), package_git()
+    try: user = getpass.getuser()
+    except (KeyError, OSError): user = str(os.getuid())
+    return dict(run_id=run_id, task=cfg.task, label=cfg.label, description=cfg.description, config_hash=config_hash(cfg), argv=sys.argv, cwd=os.getcwd(), user=user,
+        hostnames=[socket.gethostname()], started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), git=here and here._asdict(), package_git=own and own._asdict(), versions=versions(), hardware=hardware(), threads=threads(),
+        world=describe_world(cfg, cfg.launch.nodes * cfg.launch.per_node), seed=cfg.seed, deterministic=cfg.deterministic, env=environment(),
+        data=data_fingerprint(cfg.data.path()), parent=cfg.parent, sweep=None, policy=policy, reproducible=bool(here) and all(r.commit and not r.dirty for r in repos), attempts=[])
