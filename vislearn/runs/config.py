@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Params', 'OptimGroups', 'TASKS', 'RECIPES', 'Frozen', 'Part', 'Optim', 'Schedule', 'Data', 'Train', 'Rollout',
-           'Select', 'Checkpoint', 'InitFrom', 'Log', 'Launch', 'RunConfig', 'load_config', 'canonical', 'config_hash',
-           'override', 'Task', 'resolve', 'register_task', 'register_recipe', 'find_task', 'find_recipe', 'find_loss',
-           'dump_yaml', 'parse_yaml']
+           'Select', 'Checkpoint', 'InitFrom', 'Log', 'Launch', 'RunConfig', 'check_data_root', 'load_config',
+           'canonical', 'config_hash', 'override', 'Task', 'resolve', 'register_task', 'register_recipe', 'find_task',
+           'find_recipe', 'find_loss', 'dump_yaml', 'parse_yaml']
 
 # %% ../../nbs/runs/01_config.ipynb #dfbe5750
-import hashlib, importlib, json, os, re, runpy
+import difflib, hashlib, importlib, json, os, re, runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails
 from ..core import ConfigError, nearest
-from .yaml import dump_yaml, parse_yaml, plain_values
+from .yaml import change_values, dump_yaml, parse_yaml, strict_values
 
 # %% ../../nbs/runs/01_config.ipynb #25665b52
 _all_ = ['dump_yaml', 'parse_yaml'] # used through this module
@@ -45,29 +45,39 @@ def _model_of(
 # %% ../../nbs/runs/01_config.ipynb #70abcb38
 _KINDS = dict(int='an integer', float='a number', bool='true or false', string='text', dict='a mapping of keys to values', list='a list', tuple='a list', model='a mapping of keys to values')
 
+def _similar(
+    name:str, # What the user wrote
+    cls:type[BaseModel], # The model that has no such field
+)->str: # ` (did you mean 'train.epochs'?)`, or an empty string
+    "Suggest the closest field of a model, or of the models inside it."
+    inner = {n: f'{part}.{n}' for part, f in cls.model_fields.items() if (m := _model_of(f.annotation)) for n in m.model_fields}
+    full = inner | {n: n for n in cls.model_fields}
+    return ''.join(f" (did you mean '{full[n]}'?)" for n in difflib.get_close_matches(str(name), full, n=1, cutoff=0.5))
+
 def _explain(
     error:ErrorDetails, # One entry of pydantic's report
     cls:type[BaseModel], # The model that was being made
-)->str: # `key: what was expected, what came`
+)->tuple[str, str, str]: # `key: expected `, what, `, got ...`
     "Say in a few words what is wrong with one key."
-    loc = [part for part in error['loc'] if not str(part).startswith('(')]
+    loc = [part for part in error['loc'] if not re.match(r"\(|literal\[|constrained-|function-|(int|float|str|bool)$", str(part))]
     key, kind, owner = '.'.join(map(str, loc)), error['type'], cls
     for part in loc[:-1]:
         if part in getattr(owner, 'model_fields', {}): owner = _model_of(owner.model_fields[part].annotation)
     at = f'{key}: ' if key else ''
-    if kind=='extra_forbidden': return f'{at}unknown key{nearest(loc[-1], owner.model_fields)}, known are {", ".join(owner.model_fields)}'
-    if kind=='missing': return f'{at}required, but not given'
-    if kind in ('value_error', 'assertion_error'): return at + error['msg'].split(', ', 1)[1]
-    want = _KINDS.get(kind.rsplit('_', 1)[0]) if kind.endswith('_type') else None
-    want = want or error['msg'].removeprefix('Input should be ')
-    return f'{at}expected {want}, got {error["input"]!r}'
+    if kind=='extra_forbidden': return f'{at}unknown key{_similar(loc[-1], owner)}, known are {", ".join(owner.model_fields)}', '', ''
+    if kind=='missing': return f'{at}required, but not given', '', ''
+    if kind in ('value_error', 'assertion_error'): return at + error['msg'].split(', ', 1)[1], '', ''
+    want = 'text as key' if loc[-1:]==['[key]'] else _KINDS.get(kind.rsplit('_', 1)[0]) if kind.endswith('_type') else None
+    return f'{at}expected ', want or error['msg'].removeprefix('Input should be '), f', got {error["input"]!r}'
 
 def _one_line(
     report:ValidationError, # pydantic's report
     cls:type[BaseModel], # The model that was being made
 )->ConfigError: # One line
     "Turn a report of pydantic into one line."
-    errors = list(dict.fromkeys(_explain(e, cls) for e in report.errors(include_url=False)))
+    told = {}
+    for start, want, end in [_explain(e, cls) for e in report.errors(include_url=False)]: told.setdefault((start, end), []).append(want)
+    errors = [start + ' or '.join(dict.fromkeys(wants)) + end for (start, end), wants in told.items()]
     more = f' (and {len(errors) - 3} more)' if len(errors)>3 else ''
     return ConfigError(f'{cls.__name__}: ' + '; '.join(errors[:3]).replace('\n', ' ') + more)
 
@@ -79,7 +89,7 @@ class _OneLine(type(BaseModel)):
 
 class Frozen(BaseModel, metaclass=_OneLine):
     "Base of all configs: frozen, typed, no unknown keys, errors in one line."
-    model_config = ConfigDict(extra='forbid', frozen=True, protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, protected_namespaces=(), validate_default=True, ser_json_inf_nan='constants')
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source, handler):
@@ -110,7 +120,14 @@ def replace(
     return type(self)(**({k: getattr(self, k) for k in type(self).model_fields if k in self.model_fields_set} | changes))
 
 # %% ../../nbs/runs/01_config.ipynb #0b5b365c
-Params = Annotated[dict[str, object], BeforeValidator(plain_values)]
+def _params(
+    values:object, # What was given
+)->object: # The same in plain types
+    "Take only what YAML and JSON hold alike, so that what is stored is what was used."
+    try: return strict_values(values)
+    except ConfigError as e: raise ValueError(str(e)) from None
+
+Params = Annotated[dict[str, object], BeforeValidator(_params)]
 
 class Part(Frozen):
     "A piece chosen by name, with its own settings."
@@ -120,7 +137,7 @@ class Part(Frozen):
 class Optim(Frozen):
     "An optimizer of one group of parameters."
     name:str = 'adamw'              # `adamw`, `adam`, `sgd`, `rmsprop`: the class of torch.optim, with torch's defaults
-    lr:float = Field(1e-3, gt=0)    # Highest learning rate
+    lr:float = Field(1e-3, gt=0, allow_inf_nan=False) # Highest learning rate
     params:Params = {}              # Other arguments, for example `weight_decay`
 
 class Schedule(Frozen):
@@ -146,7 +163,7 @@ class Train(Frozen):
     accumulate:int = Field(1, ge=1)             # Batches per optimizer step
     clip_norm:float|None = Field(None, gt=0)    # Largest gradient norm
     amp:Literal['no', 'bf16', 'fp16'] = 'no'    # Mixed precision
-    eval_every:Literal['epoch']|int = 'epoch'   # Test after every epoch, or after so many steps
+    eval_every:Literal['epoch']|Annotated[int, Field(ge=1)] = 'epoch' # Test after every epoch, or after so many steps
 
     @model_validator(mode='after')
     def _one_length(self):
@@ -227,7 +244,7 @@ class RunConfig(Frozen):
     task:str                                # Registry name, for example `terrain.rep`
     description:str                         # For your future self; not blank
     label:str|None = None                   # Short name, for sweeps
-    seed:int = Field(0, ge=0)               # Of weights, shuffling and augmentation
+    seed:int = Field(0, ge=0, lt=2**63)     # Of weights, shuffling and augmentation
     deterministic:Literal['off', 'seed', 'strict'] = 'seed' # How much is fixed, see runs.seed
     data:Data                               # What is learned from
     model:Part                              # The network
@@ -258,6 +275,15 @@ def path(
     "Give the place of the data on this machine."
     return Path(os.path.expandvars(self.root)).expanduser()
 
+def check_data_root(
+    cfg:RunConfig, # Complete config
+)->Path: # Folder or file that is there
+    "Refuse a config whose data are not on this machine; for the start of a run."
+    root = cfg.data.path()
+    if root.exists(): return root
+    meant = '' if str(root)==cfg.data.root else f' (that is {root})'
+    raise ConfigError(f'data.root: {cfg.data.root}{meant} is not there: mend the path, set the variables in it, or give data.root=PATH')
+
 # %% ../../nbs/runs/01_config.ipynb #9b6cb4c3
 def load_config(
     path:Path|str, # `.yaml`, or `.py` that defines `config`
@@ -267,12 +293,14 @@ def load_config(
     path = Path(path)
     if not path.is_file(): raise ConfigError(f'{path}: no such config file')
     if path.suffix=='.py':
-        cfg = runpy.run_path(str(path)).get('config')
+        try: cfg = runpy.run_path(str(path)).get('config')
+        except Exception as e: raise ConfigError(f'{path}: {type(e).__name__}: {e}'.replace('\n', ' ')) from e
         if not isinstance(cfg, cls): raise ConfigError(f'{path}: expected a {cls.__name__} named config, got {type(cfg).__name__}')
         return cfg
-    values = parse_yaml(path.read_text(encoding='utf-8'), path.name)
+    try: values = parse_yaml(path.read_text(encoding='utf-8'), path.name)
+    except UnicodeDecodeError as e: raise ConfigError(f'{path}: expected UTF-8 text, got byte {path.read_bytes()[e.start]:#x} at position {e.start}') from None
     if not isinstance(values, dict): raise ConfigError(f'{path}: expected keys and values, got {type(values).__name__}')
-    try: return cls(**values)
+    try: return cls.model_validate(values)
     except ConfigError as e: raise ConfigError(f'{path}: {e}') from None
 
 # %% ../../nbs/runs/01_config.ipynb #4fd67a88
@@ -292,37 +320,13 @@ def config_hash(
     return hashlib.sha256(canonical(cfg, drop).encode()).hexdigest()[:12]
 
 # %% ../../nbs/runs/01_config.ipynb #6b22d64b
-def _parent(
-    tree:dict, # Nested values
-    keys:list[str], # Path of a key
-    text:str, # The whole override, for messages
-)->dict: # The dict that holds the last key
-    "Walk to the place of a key."
-    for i, key in enumerate(keys[:-1]):
-        if key not in tree: raise ConfigError(f'{text}: no key {".".join(keys[:i+1])}{nearest(key, tree)}')
-        if tree[key] is None: tree[key] = {}
-        if not isinstance(tree[key], dict): raise ConfigError(f'{text}: {".".join(keys[:i+1])} is {tree[key]!r} and has no keys')
-        tree = tree[key]
-    return tree
-
 def override(
     cfg:Frozen|dict, # Config, or values not yet checked
     changes:Sequence[str], # `key=value`, `~key`, `+key=value`, keys with dots
 )->Frozen|dict: # Changed and checked copy
     "Apply changes as typed on a command line."
-    tree = json.loads(canonical(cfg)) if isinstance(cfg, Frozen) else json.loads(json.dumps(plain_values(cfg)))
-    for text in changes:
-        sign, body = (text[0], text[1:]) if text[:1] in ('~', '+') else ('', text)
-        name, eq, value = body.partition('=')
-        if not name or bool(eq)==(sign=='~'): raise ConfigError(f'{text!r}: expected key=value, +key=value or ~key')
-        keys = name.split('.'); place, key = _parent(tree, keys, text), keys[-1]
-        if sign=='+' and key in place: raise ConfigError(f'{text}: {name} is there already, write it without +')
-        fresh = not place and len(keys)>1 and 'params' not in keys
-        if sign!='+' and key not in place and not fresh:
-            raise ConfigError(f'{text}: no key {name}{nearest(key, place)}' + (f', to add it write +{body}' if 'params' in keys or 'common' in keys else ''))
-        if sign=='~': del place[key]
-        else: place[key] = parse_yaml(value, text)
-    return type(cfg)(**tree) if isinstance(cfg, Frozen) else tree
+    if not isinstance(cfg, Frozen): return change_values(cfg, changes)
+    return type(cfg)(**change_values(cfg.model_dump(mode='json'), changes))
 
 # %% ../../nbs/runs/01_config.ipynb #e8ac97b9
 class Task(NamedTuple):
