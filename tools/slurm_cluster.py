@@ -188,7 +188,7 @@ def stop(folder):
     seen = set(found)
     while found:
         for pid, name in found.items():
-            hard = name not in DAEMONS or time.time() > end - 10
+            hard = name not in DAEMONS[:3] or time.time() > end - 10   # slurmstepd would wait for its tasks
             with contextlib.suppress(ProcessLookupError): os.kill(pid, signal.SIGKILL if hard else signal.SIGTERM)
         if time.time() > end: raise ClusterError(f'these processes of {folder} do not end: {found}')
         time.sleep(.1)
