@@ -1,14 +1,17 @@
 "Training: exact resume, determinism, frozen parts, precision, what a run folder says afterwards."
 import os, random, signal, time
 import numpy as np, pytest, torch
+from fastai.data.load import DataLoader
+from fastcore.basics import noop
 from torch import nn
 from vislearn.callbacks import CB, AmpCB, FrozenCB, ScheduleCB, schedule_factor
 from vislearn.core import ConfigError, seed_all
 from vislearn.learn import AugmentCB, BatchDL, EvalCB, fit_run, learner_options, make_learner, synth_learner
 from vislearn.nets import state_digest
-from vislearn.runs.config import RunConfig
+from vislearn.runs.config import Optim, RunConfig
 from vislearn.runs.machine import seed_everything
 from vislearn.runs.metrics import read_jsonl
+from vislearn.runs.preempt import Preempted
 from vislearn.runs.record import Run
 
 def config(root, epochs=4, **changes):
@@ -223,10 +226,73 @@ def test_the_config_decides(tmp_path, data):
     cfg = config(data, 2, optim=dict(name='sgd', lr=.05, params=dict(momentum=.5)), schedule=dict(name='linear', params=dict(end=.5)))
     learn = synth_learner(n_batches=4, **learner_options(cfg)); fit_run(learn, Run.create(cfg, out=tmp_path/'runs', policy='record'))
     assert np.allclose(learn.recorder.lrs, [.05*(1 - i/16) for i in range(8)]) and learn.opt.opt.defaults['momentum']==.5 and learn.opt.hypers[0]['wd']==0
-    steps = config(data, train=dict(epochs=1, batch_size=1, eval_every=5))
-    with pytest.raises(ConfigError, match="eval_every: only 'epoch' so far"): fit_run(synth_learner(), Run.create(steps, out=tmp_path/'runs', policy='record'))
     one = [fit_run(learner(), Run.create(config(data, 1, seed=s), out=tmp_path/'runs', policy='record')) for s in (0, 0, 1)]
     assert state_digest(one[0].model)==state_digest(one[1].model)!=state_digest(one[2].model) # dropout follows the seed of the config
+
+def test_tests_in_the_middle_of_epochs(tmp_path, data):
+    "eval_every=N: test and evaluate every N steps and at the end; best.pt comes from such a step; a resume gives the same records."
+    cfg = config(data, train=dict(max_steps=40, batch_size=16, eval_every=6), checkpoint=dict(every_steps=3), select=dict(metric='test_loss'))
+    whole = Run.create(cfg, out=tmp_path/'a', policy='record'); learn = fit_run(learner(), whole); frame = whole.metrics()
+    assert frame[frame.split=='test'].step.tolist()==frame[frame.split=='eval'].step.tolist()==[6, 12, 18, 24, 30, 36, 40]
+    tests = frame[frame.split=='test'].set_index('step').loss
+    assert whole.ckpt.index['best']['step']==tests.idxmin() and whole.load('best')['score']==pytest.approx(tests.min(), abs=0)
+    again = Run.create(cfg, out=tmp_path/'b', policy='record')
+    for at in (13, 25):
+        with pytest.raises(KeyboardInterrupt): fit_run(learner(StopCB(at)), Run(again.dir))
+    assert state_digest(fit_run(learner(), Run(again.dir)).model)==state_digest(learn.model) and summary(again)==summary(whole)
+    plain = Run.create(config(data, train=dict(max_steps=40, batch_size=16)), out=tmp_path/'c', policy='record')
+    assert state_digest(fit_run(learner(), plain).model)==state_digest(learn.model) # measuring changes nothing
+
+class TwoParts(nn.Module):
+    "A network with two parts that have an optimizer each."
+    def __init__(self): super().__init__(); self.fg, self.bg = nn.Linear(1, 4), nn.Linear(4, 1)
+    def forward(self, x): return self.bg(torch.tanh(self.fg(x)))
+
+def test_several_optimizers(tmp_path, data):
+    groups = dict(fg=dict(name='rmsprop', lr=.01), bg=dict(name='adam', lr=.02, params=dict(weight_decay=.1)))
+    cfg = config(data, 2, optim=groups, schedule=dict(name='linear'), checkpoint=dict(every_steps=3))
+    def make(*cbs): seed_all(0); return synth_learner(n_batches=4, model=TwoParts(), cbs=cbs, **learner_options(cfg))
+    whole = Run.create(cfg, out=tmp_path/'a', policy='record'); learn = fit_run(make(), whole)
+    assert [type(o).__name__ for o in learn.opt.opt.parts.values()]==['RMSprop', 'Adam'] and set(whole.load()['optim'])=={'fg', 'bg'}
+    twin = make().model; opts = torch.optim.RMSprop(twin.fg.parameters(), lr=.01), torch.optim.Adam(twin.bg.parameters(), lr=.02, weight_decay=.1); dl = make().dls.train
+    for step in range(8):
+        dl.epoch, dl.start, dl.stop = step // 4, step % 4, step % 4 + 1; x, y = next(iter(dl)); nn.functional.mse_loss(twin(x), y).backward()
+        for opt, lr in zip(opts, (.01, .02)): opt.param_groups[0]['lr'] = lr*(1 - step/8); opt.step(); opt.zero_grad()
+    for a, b in zip(twin.parameters(), learn.model.parameters()): assert torch.equal(a, b) # the same as by hand
+    half = Run.create(cfg, out=tmp_path/'b', policy='record')
+    with pytest.raises(KeyboardInterrupt): fit_run(make(StopCB(5)), half)
+    assert state_digest(fit_run(make(), Run(half.dir)).model)==state_digest(learn.model)
+    with pytest.raises(ConfigError, match="no part 'fgg' .did you mean 'fg'"): make_learner(TwoParts(), None, learn.dls.train, groups=dict(fgg=Optim(), bg=Optim()), device='cpu')
+    with pytest.raises(ConfigError, match='2 parameters are in no group'): make_learner(TwoParts(), None, learn.dls.train, groups=dict(fg=Optim()), device='cpu')
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_fastai_loaders_are_replayed(tmp_path, data, workers):
+    "A fastai DataLoader with shuffling and an augmentation from the global stream goes on exactly."
+    points = [(torch.tensor([i/64]), torch.tensor([3*i/64 + 1])) for i in range(64)]
+    def make(*cbs):
+        seed_all(0); jitter = lambda b: (b[0] + .01*torch.randn(b[0].shape), b[1])
+        dls = [DataLoader(points, bs=8, shuffle=s, num_workers=workers, after_batch=jitter if s else noop) for s in (True, False)]
+        return make_learner(network(), nn.functional.mse_loss, *dls, lr=.01, cbs=cbs, device='cpu')
+    cfg = config(data, 3, checkpoint=dict(every_steps=3)); whole = Run.create(cfg, out=tmp_path/'a', policy='record'); digest = state_digest(fit_run(make(), whole).model)
+    run = Run.create(cfg, out=tmp_path/'b', policy='record')
+    for at in (5, 8, 14):
+        with pytest.raises(KeyboardInterrupt): fit_run(make(StopCB(at)), Run(run.dir))
+    assert state_digest(fit_run(make(), Run(run.dir)).model)==digest and summary(run)==summary(whole)
+
+def test_signals_become_checkpoints(tmp_path, data):
+    "SIGTERM and SIGUSR2 save at the next batch and end with exit code 75; Ctrl-C saves, too."
+    whole = Run.create(config(data), out=tmp_path/'a', policy='record'); digest = state_digest(fit_run(learner(), whole).model)
+    run = Run.create(config(data), out=tmp_path/'b', policy='record') # every_s is an hour: only the signal can save
+    class KillCB(CB):
+        def __init__(self, at, number): self.at, self.number = at, number
+        def before_step(self):
+            if self.learn.steps_done==self.at: os.kill(os.getpid(), self.number)
+    for at, number in ((5, signal.SIGTERM), (21, signal.SIGUSR2)):
+        with pytest.raises(Preempted, match=f'saved at step {at}') as e: fit_run(learner(KillCB(at, number)), Run(run.dir))
+        assert e.value.exit_code==75 and Run(run.dir).status['state']=='preempted' and Run(run.dir).load()['step']==at
+    with pytest.raises(KeyboardInterrupt, match='saved at step 33'): fit_run(learner(KillCB(33, signal.SIGINT)), Run(run.dir))
+    assert signal.getsignal(signal.SIGTERM)==signal.SIG_DFL # the handlers are gone
+    assert state_digest(fit_run(learner(), Run(run.dir)).model)==digest and summary(run)==summary(whole)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
