@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DATASETS', 'MODELS', 'register_dataset', 'register_model', 'find_dataset', 'find_model', 'open_dataset',
            'forward_names', 'DictItems', 'RolloutMixin', 'rollout_mode', 'accuracy', 'build_model', 'build_loss',
-           'RolloutGuardCB', 'rollout_scores', 'Optimizers', 'make_optimizers', 'supervised_learner',
-           'supervised_waves', 'supervised_shapes', 'train', 'load_model']
+           'RolloutGuardCB', 'rollout_scores', 'supervised_learner', 'supervised_waves', 'supervised_shapes', 'train',
+           'load_model']
 
 # %% ../nbs/07_supervised.ipynb #ab8ebf8c
 import importlib, inspect, random, sys
@@ -16,11 +16,10 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
-from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from .callbacks import CB, EvalCB
 from .core import ConfigError, DataError, nearest, progress, sample_rng
-from .learn import OPTIMIZERS, RunLearner, fit_run, init_weights, learner_options, make_learner
+from .learn import RunLearner, fit_run, init_weights, learner_options, make_learner
 from .loaders import ItemDL
 from .nets import freeze
 from .runs.config import Data, Optim, Part, RunConfig, Schedule, Train, check_data_root, find_loss, resolve
@@ -204,12 +203,9 @@ def build_loss(
 class RolloutGuardCB(CB):
     "Refuse to train or test in rollout mode."
     order, run_valid = -7, True
-    def __init__(self,
-        model:nn.Module, # Model of the run
-    ): self.watched = model
     def before_batch(self):
-        on = getattr(self.watched, 'in_rollout_mode', None)
-        if on and on(): raise RuntimeError(f'{type(self.watched).__name__} is in rollout mode during {"training" if self.training else "test"}: its unset_rollout_mode() must switch the mode off')
+        model = self.learn.bare_model; on = getattr(model, 'in_rollout_mode', None)
+        if on and on(): raise RuntimeError(f'{type(model).__name__} is in rollout mode during {"training" if self.training else "test"}: its unset_rollout_mode() must switch the mode off')
 
 def rollout_scores(
     model:nn.Module, # In evaluation mode
@@ -225,46 +221,13 @@ def rollout_scores(
     *values, n = total(sums).tolist()
     return {name: v / n for name, v in zip(['loss', *(m.__name__ for m in metrics)], values)}
 
-# %% ../nbs/07_supervised.ipynb #cfbad007
-class Optimizers:
-    "Several optimizers that step together, each with its own part of a model."
-    def __init__(self,
-        parts:Mapping[str, torch.optim.Optimizer], # By name
-    ): self.parts = dict(parts)
-
-    @property
-    def param_groups(self)->list[dict]: "Their groups, one after the other."; return [group for opt in self.parts.values() for group in opt.param_groups]
-    def step(self): "Step all."; return [opt.step() for opt in self.parts.values()]
-    def zero_grad(self, set_to_none:bool=True): "Forget all gradients."; return [opt.zero_grad(set_to_none) for opt in self.parts.values()]
-    def state_dict(self)->dict: "Give the states by name."; return {name: opt.state_dict() for name, opt in self.parts.items()}
-    def load_state_dict(self, state:Mapping[str, dict]): "Put the states back."; return [opt.load_state_dict(state[name]) for name, opt in self.parts.items()]
-
-def make_optimizers(
-    cfg:RunConfig, # Complete config with a mapping in `optim`
-    model:nn.Module, # With `param_groups()`
-)->Optimizers: # One optimizer per name
-    "Make the optimizers of a config and hand out the parameters."
-    kind, names = type(model).__name__, ', '.join(cfg.optim)
-    if not hasattr(model, 'param_groups'): raise ConfigError(f'optim: {kind} has no param_groups() and takes one optimizer, got the groups {names}')
-    groups = {name: list(params) for name, params in model.param_groups().items()}
-    for name in {**cfg.optim, **groups}:
-        if name not in groups or name not in cfg.optim: raise ConfigError(f'optim: expected the groups {", ".join(groups)} of {kind}, got {names}')
-    owners = [id(p) for params in groups.values() for p in params]
-    for name, p in model.named_parameters():
-        if p.requires_grad and owners.count(id(p))!=1: raise ConfigError(f'{kind}.param_groups(): parameter {name} is in {owners.count(id(p))} groups, expected 1')
-    def one(name):
-        options = learner_options(cfg.replace(optim=cfg.optim[name]))
-        if options['optim'] not in OPTIMIZERS: raise ConfigError(f'optim.{name}: no optimizer {options["optim"]!r}{nearest(options["optim"], OPTIMIZERS)}, known are {", ".join(OPTIMIZERS)}')
-        return OPTIMIZERS[options['optim']](groups[name], lr=options['lr'], **dict(dict(weight_decay=options['wd']), **options['optim_params']))
-    return Optimizers({name: one(name) for name in groups})
-
 # %% ../nbs/07_supervised.ipynb #8672a6e7
 def _loader(cfg, phase, model, device, most=None):
     part = getattr(cfg.data, phase)
     if part is None: return None
     items = DictItems(open_dataset(cfg, phase), model, f'data.{phase} ({part.name})', min(cfg.data.mini or 2**62, most or 2**62))
     dl = ItemDL(items, len(items), cfg.train.batch_size, seed=cfg.seed, shuffle=phase=='train', workers=cfg.data.num_workers, device=device)
-    dl.pad = phase=='train' # an evaluation counts every item once
+    dl.pad = phase=='train' # elsewhere every item counts once
     return dl
 
 def _transformed(metric, transform):
@@ -278,13 +241,9 @@ def supervised_learner(
     seed_everything(cfg.seed, mode=cfg.deterministic)
     model = init_weights(build_model(cfg), cfg.init_from, cfg.out); loss = build_loss(cfg, model)
     metrics = [_transformed(m, getattr(model, 'transform', None)) for m in getattr(model, 'metrics', ())]
-    one = isinstance(cfg.optim, Optim); options = learner_options(cfg if one else cfg.replace(optim=next(iter(cfg.optim.values()))))
-    learn = make_learner(model, loss, _loader(cfg, 'train', model, device), _loader(cfg, 'test', model, device), metrics=metrics, cbs=[RolloutGuardCB(model)], device=device, **options)
-    if not one:
-        learn.lr = [group['lr'] for group in make_optimizers(cfg, model).param_groups]
-        learn.opt_func = lambda params, lr: OptimWrapper(opt=make_optimizers(cfg, model))
+    learn = make_learner(model, loss, _loader(cfg, 'train', model, device), _loader(cfg, 'test', model, device), metrics=metrics, cbs=[RolloutGuardCB()], device=device, **learner_options(cfg))
     evaluation = _loader(cfg, 'eval', model, learn.dls.device, cfg.rollout.max_samples)
-    if evaluation: learn.add_cb(EvalCB(lambda learn: rollout_scores(model, evaluation, loss, metrics), cfg.rollout.every))
+    if evaluation: learn.add_cb(EvalCB(lambda learn: rollout_scores(learn.bare_model, evaluation, loss, metrics), cfg.rollout.every))
     return learn
 
 # %% ../nbs/07_supervised.ipynb #dceb0394
