@@ -5,7 +5,8 @@ from vislearn.runs.ckpt import Checkpoints, CheckpointError, CheckpointWarning, 
 from vislearn.runs.config import Checkpoint, RunConfig
 from vislearn.runs.git import DirtyRepoError, check_repositories
 from vislearn.runs.metrics import MetricLog, read_jsonl
-from vislearn.runs.record import Run, RunError, all_runs, same_run
+from vislearn.runs.launch import same_run
+from vislearn.runs.record import Run, RunError, all_runs
 
 def config(root, **changes): return RunConfig(**(dict(task='demo.x', description='test', data=dict(root=str(root), train=dict(name='t')), model=dict(name='m'), train=dict(epochs=1, batch_size=2), log=dict(tensorboard=False)) | changes))
 

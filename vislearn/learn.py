@@ -23,8 +23,8 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from torch import Tensor, nn
-from vislearn.callbacks import (CB, AccumulateCB, AmpCB, AugmentCB, ClipCB, EvalCB, ExactLoss, ExactMetric, FrozenCB, ParallelCB, ProgressCB, RunRecorder, ScheduleCB,
-    quiet, to_float)
+from .callbacks import CB, AccumulateCB, AmpCB, AugmentCB, ClipCB, EvalCB, ExactMetric
+from .callbacks import FrozenCB, ParallelCB, ProgressCB, RunRecorder, ScheduleCB, quiet, to_float
 from .core import ConfigError, default_device, nearest, sample_rng, seed_all
 from .loaders import BatchDL, ItemDL
 from .runs.ckpt import CheckpointError, load_plain

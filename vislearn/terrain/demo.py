@@ -16,7 +16,8 @@ import numpy as np
 from ..core import DataError, atomic_path, real_data
 from ..robot.bags import Bag, bag_info
 from ..runs.config import RunConfig
-from ..runs.record import Run, same_run
+from ..runs.launch import same_run
+from ..runs.record import Run
 from ..synth.terrain import TerrainSet, make_terrain
 from .cost import cost_recipe, load_cost_model, train_cost
 from .evaluate import evaluate_cost, evaluate_drive, evaluate_rep, patch_costs, show_frame
