@@ -168,7 +168,7 @@ def _space_eval(
     if (kept := how.pop('checkpoint', 'best'))!='best': notes.append(f'eval.checkpoint: {kept!r} dropped, choose a checkpoint when you load the model')
     for key, value in how.items(): notes.append(f'eval.{key}: {value!r} dropped, no counterpart')
     if on: return dict(name=name, params=params), dict(metric=f'eval_{metric}', mode=mode), dict(eval_every=every)
-    if params: notes.append(f'eval_cfg: {params!r} dropped, since train.eval_on is false')
+    notes.append(f'train.eval_every {every!r}, eval.metric {metric!r} and eval_cfg {params!r} dropped, since train.eval_on is false')
     return None, {}, {}
 
 def _space_launch(
@@ -178,7 +178,9 @@ def _space_launch(
 ):
     "Convert DataParallel, which splits a batch, into processes, which have batches of their own."
     parallel, ids = rest.pop('parallel', False), rest.pop('device_ids', [0, 1])
-    if not parallel: return
+    if not parallel:
+        if ids!=[0, 1]: notes.append(f'device_ids: {ids!r} dropped, since parallel is false')
+        return
     count, batch = len(ids) if isinstance(ids, list) else 1, new['train']['batch_size']
     if count>1 and isinstance(batch, int) and batch%count==0:
         new['launch'] = dict(per_node=count); new['train']['batch_size'] = batch//count
