@@ -31,6 +31,7 @@ FAMILIES = {
     'show': ('vislearn.cli.runs', 'everything about one run'),
     'compare': ('vislearn.cli.runs', 'numbers and configs of runs side by side'),
     'rm': ('vislearn.cli.runs', 'remove runs'),
+    'config': ('vislearn.cli.config', 'check, show and convert the configs of runs'),
     'bag': ('vislearn.cli.data', 'look into recordings'),
     'synth': ('vislearn.cli.data', 'generate data with known truth'),
     'cache': ('vislearn.cli.data', 'look after cached arrays'),
