@@ -153,7 +153,7 @@ def test_panels_and_axes(tmp_path):
     fresh.log(1, 0, 'rollout', success=.5); assert plot_curves(fresh).axes[0].get_ylabel()=='success'; fresh.finish()
 
 def test_page_of_a_resumed_run(tmp_path):
-    run = written(tmp_path, values=(3.,), finish=False, label='twice'); run.fail(KeyboardInterrupt('enough'), 'preempted')
+    (tmp_path/'points.txt').write_text('1 2'); run = written(tmp_path, values=(3.,), finish=False, label='twice'); run.fail(KeyboardInterrupt('enough'), 'preempted')
     manifest = json.loads((run.dir/'manifest.json').read_text()); manifest['attempts'][0]['time'] = '2026-01-01T00:00:00Z'; manifest['versions']['torch'] = '1.0'; (run.dir/'manifest.json').write_text(json.dumps(manifest))
     again = Run(run.dir).start(4); again.log(8, 1, 'test', loss=1.); again.finish(); page = show_run(run.dir)
     for words in (f'{run.id}  demo.line  finished', 'a line', 'twice', '0  2026-01-01T00:00:00Z', 'from the start', 'on from step 4', 'torch 1.0 ->', 'test_loss *', 'metrics.jsonl', 'config.yaml', 'DONE', 'fingerprint', 'seed 0'): assert words in page, words

@@ -362,7 +362,7 @@ def run_facts(
         parent=manifest.get('parent') or '', sweep=row['sweep'], reproducible='yes' if row['reproducible'] else 'no', code=_commit(manifest.get('git')))
     if manifest.get('package_git') and manifest['package_git']!=manifest.get('git'): facts['vislearn'] = _commit(manifest['package_git'])
     facts |= dict(machine=f'{", ".join(manifest.get("hostnames") or [])}: {hardware.get("cpu")}, {hardware.get("cores")} cores, {_size(hardware.get("ram") or 0)}, ' + (', '.join(g if isinstance(g, str) else str(g.get('name', g) if isinstance(g, dict) else g[0]) for g in hardware.get('gpus') or []) or 'no GPU'),
-        versions=', '.join(f'{k} {v}' for k, v in versions.items() if v), data=f'{data.get("root")}: {number("files")} files, {_size(data.get("bytes") or 0)}, fingerprint {str(data.get("fingerprint"))[:12]}',
+        versions=', '.join(f'{k} {v}' for k, v in versions.items() if v), data=f'{data.get("root")}: {number("files")} files, {_size(data.get("bytes") or 0)}' + (f', fingerprint {data["fingerprint"][:12]}' if data.get('fingerprint') else ''),
         command=' '.join(map(str, manifest.get('argv') or [])))
     return {k: v for k, v in facts.items() if v} | dict(attempts='\n'.join(_attempt(i, a) for i, a in enumerate(manifest.get('attempts') or [])) or 'none yet')
 

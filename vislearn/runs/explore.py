@@ -51,7 +51,7 @@ def run_html(
 )->str: # HTML, everything inside
     "Show a run in a notebook: facts, numbers, curves."
     folder = find_folder(run, root); row, report = run_row(folder), Report('')
-    report.table(list(run_facts(folder).items()), ['', ''])
+    report.table([[k if i==0 else '', line] for k, v in run_facts(folder).items() for i, line in enumerate(v.split('\n'))], ['', ''])
     if run_curves(folder): report.table([r[1:] for r in _numbers([folder])], ['metric', 'best', 'epoch', 'last']).figure(plot_curves([folder]), 'Curves; a star marks the best epoch.')
     return f'<h4>{escape(row["id"])}: {escape(row["task"])}, {escape(row["state"])}</h4>' + ''.join(report.parts)
 
