@@ -12,7 +12,7 @@ __all__ = ['DATASETS', 'MODELS', 'register_dataset', 'register_model', 'find_dat
 import importlib, inspect, random, sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
@@ -66,8 +66,12 @@ def find_model(
     return _find(name, MODELS, 'model')
 
 # %% ../nbs/07_supervised.ipynb #13fae660
+def _signature(fn, where):
+    try: return inspect.signature(fn)
+    except ValueError: raise ConfigError(f'{where}: expected a Python class or function with named arguments, got {fn!r}') from None
+
 def _check_settings(fn, given, taken, where):
-    known = inspect.signature(fn).parameters
+    known = _signature(fn, where).parameters
     free = [k for k, p in known.items() if k not in taken and k!='self' and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if any(p.kind==p.VAR_KEYWORD for p in known.values()): return
     for key in given:
@@ -82,7 +86,7 @@ def open_dataset(
     "Make the dataset of one phase."
     part, root = getattr(cfg.data, phase), check_data_root(cfg)
     cls, given = find_dataset(part.name), cfg.data.common | part.params
-    known = inspect.signature(cls).parameters
+    known = _signature(cls, f'data.{phase}.name').parameters
     old = 'acquire_test_dataset' in known
     own = dict(acquire_test_dataset=phase!='train') if old else dict(split='train' if phase=='train' else 'test')
     if not old and 'split' not in known: raise ConfigError(f'dataset {part.name}: expected a constructor (directory, split, mini=None, ...), got {inspect.signature(cls)}')
@@ -303,11 +307,10 @@ def train(
     policy:Literal['refuse', 'record', 'snapshot']='refuse', # What a new run does about code that is not committed
 )->Run: # Finished run
     "Train into a run folder, or go on in it."
-    if folder and (Path(folder)/'manifest.json').exists(): run = _open_run(folder)
-    else:
-        for part, find in ((cfg.data.train, find_dataset), (cfg.model, find_model)): find(part.name)
-        run = Run.create(cfg, out, folder, policy=policy, notes=dict(import_path=_own_folders(cfg)))
-    fit_run(supervised_learner(run.config, device), run)
+    run = _open_run(folder) if folder and (Path(folder)/'manifest.json').exists() else None
+    learn = supervised_learner(run.config if run else cfg, device) # before a folder is made: a config that cannot train leaves nothing behind
+    run = run or Run.create(cfg, out, folder, policy=policy, notes=dict(import_path=_own_folders(cfg)))
+    fit_run(learn, run)
     return run
 
 def load_model(
