@@ -26,6 +26,7 @@ FAMILIES = {
     'resume': ('vislearn.cli.runs', 'go on with a run that was stopped'),
     'stop': ('vislearn.cli.runs', 'let a run save and end'),
     'requeue': ('vislearn.cli.runs', 'put a run back into the queue of the cluster'),
+    'sweep': ('vislearn.cli.sweep', 'train every combination of some values'),
     'rerun': ('vislearn.cli.runs', 'train again from the stored commit, and compare bit by bit'),
     'ls': ('vislearn.cli.runs', 'list runs'),
     'show': ('vislearn.cli.runs', 'everything about one run'),
@@ -46,16 +47,18 @@ def _text(cmd): return dict(description=cmd.help, epilog=f'example:\n  {cmd.exam
 
 def family_parser(
     family:str, # Name in `FAMILIES`
+    words:Sequence[str]=(), # What follows it: the first word may choose a command
 )->argparse.ArgumentParser: # Parser that sets `run`
     "Build the parser of one family."
     module, help = FAMILIES[family]
     commands = importlib.import_module(module).COMMANDS[family]
-    if [c.name for c in commands]==[family]:
-        p = argparse.ArgumentParser(prog=f'vislearn {family}', **_text(commands[0]))
-        commands[0].args(p); p.set_defaults(run=commands[0].run); return p
+    own, others = next((c for c in commands if c.name==family), None), [c for c in commands if c.name!=family]
+    if own and not (words and words[0] in [c.name for c in others]):
+        p = argparse.ArgumentParser(prog=f'vislearn {family}', **_text(own)); p.epilog += ''.join(f'\n\nvislearn {family} {c.name}: {c.help}\n  {c.example}' for c in others)
+        own.args(p); p.set_defaults(run=own.run); return p
     p = argparse.ArgumentParser(prog=f'vislearn {family}', description=help)
     sub = p.add_subparsers(metavar='COMMAND', required=True)
-    for c in commands:
+    for c in others:
         q = sub.add_parser(c.name, help=c.help, **_text(c))
         c.args(q); q.set_defaults(run=c.run)
     return p
@@ -81,7 +84,7 @@ def main(
         if argv[0] not in FAMILIES:
             from vislearn.core import ConfigError, nearest
             raise ConfigError(f'{argv[0]}: unknown command{nearest(argv[0], FAMILIES)}; one of {", ".join(FAMILIES)}')
-        args = family_parser(argv[0]).parse_args(argv[1:])
+        args = family_parser(argv[0], argv[1:]).parse_args(argv[1:])
         return args.run(args) or 0
     except UserError as e: print(f'vislearn: {e}', file=sys.stderr); return e.exit_code
     except FileNotFoundError as e: print(f'vislearn: {e.filename or e}: no such file or folder', file=sys.stderr); return 1

@@ -15,7 +15,8 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, field_serializer, model_validator
 from ..core import ConfigError
 from .yaml import dump_yaml, parse_yaml, plain_values
-from .config import Frozen, RunConfig, config_hash, load_config, override
+from .config import Frozen, RunConfig, config_hash, find_task, load_config, override
+from .edits import edit, read_values
 from .naming import combo_label
 
 # %% ../../nbs/runs/18_combos.ipynb #4f4ea1bf
@@ -72,7 +73,7 @@ def _lists(given:dict)->dict: return {k: sweep_values(v) if isinstance(v, list|t
 # %% ../../nbs/runs/18_combos.ipynb #656eaec0
 class SweepConfig(Frozen):
     "What is swept."
-    base:Annotated[str|RunConfig, BeforeValidator(lambda v: RunConfig(**v) if isinstance(v, dict) else str(v) if isinstance(v, Path) else v)] # Config file, from the folder of the sweep file; or the config itself
+    base:Annotated[str|RunConfig, BeforeValidator(lambda v: RunConfig(**v) if isinstance(v, dict) else str(v) if isinstance(v, Path) else v)] # Config file, seen from the folder of the sweep file; name of a recipe; or the config itself
     name:str                        # First word of all labels
     description:str|None = None     # Of the runs; default: that of the base
     sets:list[dict[str, Annotated[Axis, BeforeValidator(_axis_form)]]] = []    # Short name to axis, one product after the other
@@ -98,10 +99,11 @@ _COLUMNS = ('label', 'state', 'seconds', 'run')
 
 def load_sweep(
     path:Path|str, # `.yaml`, or `.py` that defines `config`
-)->SweepConfig: # With the path of the base made complete
+)->SweepConfig: # With the path of the base seen from here
     "Read and check a sweep file."
     cfg = load_config(path, SweepConfig)
-    return cfg.replace(base=str(Path(path).parent/Path(cfg.base).expanduser())) if isinstance(cfg.base, str) else cfg
+    base = Path(path).parent/Path(cfg.base).expanduser() if isinstance(cfg.base, str) else None
+    return cfg.replace(base=str(base)) if base and (base.is_file() or base.suffix) else cfg
 
 # %% ../../nbs/runs/18_combos.ipynb #88c5be4d
 def short_names(
@@ -159,7 +161,8 @@ def base_config(
     changes:Sequence[str]=(), # Further changes, as typed on a command line
 )->RunConfig: # Complete
     "Give the config that all runs of a sweep start from."
-    base = override(load_config(cfg.base) if isinstance(cfg.base, str) else cfg.base, changes)
+    values = edit(read_values(cfg.base) if isinstance(cfg.base, str) else plain_values(cfg.base), changes=changes)
+    base = RunConfig(**values); find_task(base.task)
     return base.replace(description=cfg.description or base.description)
 
 def expand(
