@@ -12,7 +12,7 @@ from vislearn.runs.config import RunConfig, find_recipe, find_task, resolve
 from vislearn.runs.distrib import join_group, leave_group
 from vislearn.runs.metrics import read_jsonl
 from vislearn.runs.record import Run
-from vislearn.supervised import (DATASETS, MODELS, DictItems, RolloutMixin, accuracy, find_dataset, find_model, load_model, open_dataset, register_dataset, register_model,
+from vislearn.supervised import (DATASETS, MODELS, DictItems, RolloutMixin, _own_folders, accuracy, find_dataset, find_model, load_model, open_dataset, register_dataset, register_model,
     rollout_mode, rollout_scores, supervised_learner, supervised_shapes, supervised_waves, train)
 from vislearn.synth.toys import MLP, Shapes, SmallCNN, Waves
 
@@ -131,7 +131,7 @@ def test_a_bad_item_in_a_worker_is_named(tmp_path):
     (dict(model=dict(name='os:path')), 'expected a class'), (dict(model=dict(name='builtins:dict')), 'expected a Python class or function with named arguments'), (dict(model=dict(name='fractions:Fraction')), 'made a Fraction, expected a torch.nn.Module'),
     (dict(model=dict(name='mlp', params=dict(widht=3))), "model.params: MLP has no setting 'widht' (did you mean 'width'?)"), (dict(model=dict(name='torch.nn:Bilinear')), 'model.params: Bilinear needs in1_features'),
     (dict(loss=None), 'loss: required for this task'), (dict(loss=dict(name='F.mse_los')), "did you mean 'mse_loss'"), (dict(loss=dict(name='F.mse_loss', params=dict(reduce_=1))), "loss.params: mse_loss has no setting 'reduce_'"),
-    (dict(optim=dict(lr=.1, name='adan')), "no optimizer 'adan'")])
+    (dict(loss=dict(name='F.mse_loss', params=dict(reduction='sum'))), "loss.params.reduction: expected mean, got 'sum'"), (dict(optim=dict(lr=.1, name='adan')), "no optimizer 'adan'")])
 def test_unknown_names_and_settings(tmp_path, change, words):
     with pytest.raises(ConfigError) as e: go(config(tmp_path, **change), tmp_path)
     assert words in str(e.value) and '\n' not in str(e.value) and e.value.exit_code==2 and not (tmp_path/'runs').exists()
@@ -334,6 +334,21 @@ def test_a_class_of_ones_own_is_found_in_another_process(tmp_path):
     before = list(sys.path); del sys.modules['my_own_net'] # as in a process that never saw it
     try: assert type(load_model(run.dir)).__name__=='Net' and sys.path==before + [str(tmp_path/'own')]
     finally: sys.path[:] = before; del sys.modules['my_own_net']
+
+def test_packages_with_and_without_init_are_found(tmp_path):
+    for name, init in (('own_pack', True), ('own_space', False)):
+        (tmp_path/'own'/name).mkdir(parents=True); (tmp_path/'own'/name/'nets.py').write_text('from vislearn.synth.toys import MLP\n')
+        if init: (tmp_path/'own'/name/'__init__.py').touch()
+    sys.path.insert(0, str(tmp_path/'own'))
+    try: folders = [_own_folders(supervised_waves(tmp_path).replace(model=dict(name=f'{m}:MLP'))) for m in ('own_pack.nets', 'own_space.nets', 'vislearn.synth.toys', '__main__')]
+    finally: sys.path.remove(str(tmp_path/'own'))
+    assert folders==[[str(tmp_path/'own')]]*2 + [[], []] and _own_folders(supervised_waves(tmp_path).replace(model=dict(name='torch.nn:Linear')))==[]
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_on_cuda(tmp_path):
+    cfg = supervised_shapes(tmp_path); run = train(cfg.replace(train=cfg.train.replace(amp='bf16')), out=tmp_path/'runs', device='cuda', policy='record'); table = run.metrics()
+    assert table[table.split=='eval'].accuracy.iloc[-1]>.9 and not next(load_model(run).parameters()).is_cuda
 
 def test_delay_makes_items_slow():
     began = time.monotonic(); Waves(delay_s=.05)[0]; Shapes(delay_s=.05)[0]; assert .1<=time.monotonic() - began<1

@@ -197,6 +197,7 @@ def build_loss(
     if cfg.loss is None: raise ConfigError('loss: required for this task, for example {name: F.mse_loss}')
     fn, transform = find_loss(cfg.loss.name), getattr(model, 'transform', None)
     _check_settings(fn, cfg.loss.params, ('input', 'target'), 'loss.params')
+    if cfg.loss.params.get('reduction', 'mean') not in ('mean', 'batchmean'): raise ConfigError(f"loss.params.reduction: expected mean, got {cfg.loss.params['reduction']!r}")
     def loss(pred, supervision):
         target = transform(supervision) if transform else supervision
         if fn.__name__ in _ALIKE and pred.shape!=target.shape: raise DataError(f'{cfg.loss.name}: predictions {tuple(pred.shape)} and supervision {tuple(target.shape)} must have the same shape')
@@ -290,7 +291,8 @@ def _own_folders(cfg):
     "Folders that a later process needs on its import path to find the classes of a config."
     parts = [(cfg.model, MODELS)] + [(p, DATASETS) for p in (cfg.data.train, cfg.data.test, cfg.data.eval) if p]
     tops = {table.get(p.name, p.name).partition(':')[0].split('.')[0] for p, table in parts if ':' in table.get(p.name, p.name)}
-    files = [Path(importlib.import_module(top).__file__ or '.').resolve() for top in sorted(tops - {'vislearn', '__main__'})]
+    modules = [importlib.import_module(top) for top in sorted(tops - {'vislearn', '__main__'} - set(sys.stdlib_module_names))]
+    files = [Path(m.__file__ or next(iter(m.__path__))).resolve() for m in modules] # a package without __init__.py has a path only
     return list(dict.fromkeys(str(f.parent.parent if f.name=='__init__.py' else f.parent) for f in files if 'site-packages' not in f.parts))
 
 def _open_run(run, root='runs'):
