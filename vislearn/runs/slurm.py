@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from fastcore.basics import patch
 from ..core import ConfigError, UserError
 from .config import Launch
+from .local import work
 from .preempt import Preempted, watch
 from .record import Run
 
@@ -124,9 +125,10 @@ def _is_evicted(
     seen:set[int], # Signals that came
     warning:int, # The signal that means "save and requeue"
     job_id:str, # Of this job
+    patience_s:float=1, # How long the warning may lag behind SIGTERM [s]
 )->bool: # Requeue?
     "Tell being moved aside from being ended by a person."
-    end = time.time() + 1
+    end = time.time() + patience_s
     while warning not in seen and signal.SIGTERM in seen and time.time()<end: time.sleep(.05)   # some clusters send SIGTERM first
     if warning in seen: return True
     if _field('JobState', 'scontrol', 'show', 'job', job_id)!='RUNNING': return False
@@ -134,17 +136,17 @@ def _is_evicted(
 
 def _leave(
     job:RunJob, # This job
-    code:int, # What `work` returned: 0 finished, 75 saved, else an error
+    code:int, # What `work` returned: 0 finished, 75 and 130 saved, else an error
     requeue:Callable[[], None]|None, # Puts the job back into the queue and exits; None: do not
 )->int: # 0
     "End process 0 the way that submitit and Slurm understand."
     if code==0: return 0
-    if code!=75: raise SlurmError(f'{job.folder}: {Run(job.folder).status["error"] or f"ended with {code}"}')
+    if code not in (75, 130): raise SlurmError(f'{job.folder}: {Run(job.folder).status["error"] or f"ended with {code}"}')
     try:
         if requeue: requeue()
     except (_submitit().core.utils.UncompletedJobError, subprocess.SubprocessError) as e:
         Run(job.folder)._set_status(error=f'saved, but not requeued: {e}'); raise
-    sys.exit(75)
+    sys.exit(code)
 
 # %% ../../nbs/runs/15_slurm.ipynb #50f13fa2
 @patch
@@ -152,7 +154,6 @@ def __call__(
     self:RunJob,
 )->int: # 0, when the run is finished
     "Train in this task of the job; when told to stop, save and ask for another turn."
-    from vislearn.runs.local import work
     env = _submitit().JobEnvironment(); warning = getattr(signal, f'SIG{env.USR_SIG}')
     theirs, seen = signal.getsignal(warning), set()
     _export_group()
@@ -166,7 +167,7 @@ def __call__(
     except Preempted: code = 75
     if env.global_rank==0: return _leave(self, code, (lambda: theirs(warning, None)) if code==75 and _is_evicted(seen, warning, env.job_id) else None)
     if code==75: signal.signal(signal.SIGTERM, signal.SIG_DFL); time.sleep(60)   # process 0 decides, and its exit ends us
-    return code if code in (0, 75) else _leave(self, code, None)
+    return _leave(self, code, None)
 
 # %% ../../nbs/runs/15_slurm.ipynb #a27e4d9e
 def _sent(
@@ -229,9 +230,10 @@ def job_states(
 
 def job_state(
     job_id:str, # Number of a job
-)->str|None: # For example RUNNING; GONE when Slurm does not know the job (any more), None when Slurm does not answer
+)->str|None: # For example RUNNING; None when Slurm does not know the job any more, or does not answer
     "Ask for the state of a job."
-    return job_states([job_id])[job_id]
+    state = job_states([job_id])[job_id]
+    return None if state=='GONE' else state
 
 # %% ../../nbs/runs/15_slurm.ipynb #add1a85b
 _OVER = ('BOOT_FAIL', 'CANCELLED', 'COMPLETED', 'DEADLINE', 'FAILED', 'NODE_FAIL', 'OUT_OF_MEMORY', 'PREEMPTED', 'REVOKED', 'TIMEOUT', 'GONE')
@@ -240,7 +242,7 @@ def job_alive(
     status:dict, # `Run.status`
 )->bool|None: # Does its job wait or run? None: it has no job, or Slurm does not answer
     "Tell whether the job of a run may still do something."
-    state = job_state(str(status['job'])) if status.get('job') else None
+    state = job_states([str(status['job'])])[str(status['job'])] if status.get('job') else None
     return None if state is None else state not in _OVER
 
 # %% ../../nbs/runs/15_slurm.ipynb #3d26b0bd
