@@ -357,7 +357,8 @@ def fit_run(
     every = run.config.train.eval_every
     learn.resume_state, learn.eval_every = state and _same_world(run, state, len(learn.dls.train)), None if every=='epoch' else every
     if state is None or state['world']!=world(): seed_everything(run.config.seed, rank(), run.config.deterministic)
-    with fitting(), run.running(learn.resume_state and learn.resume_state['step'], finish=finish): learn.fit(epochs, lr=lr, cbs=cbs + [RunCB(run)])
+    step = learn.resume_state['step'] if state else 0 if run.manifest['attempts'] else None # 0: an attempt before saved nothing, its numbers go
+    with fitting(), run.running(step, finish=finish): learn.fit(epochs, lr=lr, cbs=cbs + [RunCB(run)])
     return learn
 
 def _same_world(
