@@ -1,5 +1,5 @@
 "The supervised task: contracts, phases, names, exact resume, several processes, and that it learns."
-import os, pickle, random, socket, sys, time
+import os, pickle, random, re, socket, sys, time
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,7 +12,7 @@ from vislearn.runs.config import RunConfig, find_recipe, find_task, resolve
 from vislearn.runs.distrib import join_group, leave_group
 from vislearn.runs.metrics import read_jsonl
 from vislearn.runs.record import Run
-from vislearn.supervised import (DATASETS, MODELS, DictItems, RolloutMixin, _own_folders, accuracy, find_dataset, find_model, load_model, open_dataset, register_dataset, register_model,
+from vislearn.supervised import (DATASETS, MODELS, DictItems, RolloutMixin, _own_folders, accuracy, check_config, find_dataset, find_model, load_model, open_dataset, register_dataset, register_model,
     rollout_mode, rollout_scores, supervised_learner, supervised_shapes, supervised_waves, train)
 from vislearn.synth.toys import MLP, Shapes, SmallCNN, Waves
 
@@ -128,12 +128,14 @@ def test_a_bad_item_in_a_worker_is_named(tmp_path):
 
 @pytest.mark.parametrize('change, words', [
     (dict(model=dict(name='small_cn')), "no model 'small_cn' (did you mean 'small_cnn'?), known are mlp, small_cnn"), (dict(model=dict(name='nowhere:Net')), "cannot load 'nowhere:Net'"),
-    (dict(model=dict(name='os:path')), 'expected a class'), (dict(model=dict(name='builtins:dict')), 'expected a Python class or function with named arguments'), (dict(model=dict(name='fractions:Fraction')), 'made a Fraction, expected a torch.nn.Module'),
+    (dict(model=dict(name=f'{__name__}:Smu')), "did you mean 'Sum'?"), (dict(model=dict(name='os:path')), 'expected a class'), (dict(model=dict(name='builtins:dict')), 'expected a Python class or function with named arguments'), (dict(model=dict(name='fractions:Fraction')), 'made a Fraction, expected a torch.nn.Module'),
     (dict(model=dict(name='mlp', params=dict(widht=3))), "model.params: MLP has no setting 'widht' (did you mean 'width'?)"), (dict(model=dict(name='torch.nn:Bilinear')), 'model.params: Bilinear needs in1_features'),
     (dict(loss=None), 'loss: required for this task'), (dict(loss=dict(name='F.mse_los')), "did you mean 'mse_loss'"), (dict(loss=dict(name='F.mse_loss', params=dict(reduce_=1))), "loss.params: mse_loss has no setting 'reduce_'"),
     (dict(loss=dict(name='F.mse_loss', params=dict(reduction='sum'))), "loss.params.reduction: expected mean, got 'sum'"), (dict(optim=dict(lr=.1, name='adan')), "no optimizer 'adan'")])
 def test_unknown_names_and_settings(tmp_path, change, words):
     with pytest.raises(ConfigError) as e: go(config(tmp_path, **change), tmp_path)
+    if not {'optim'} & change.keys() and 'made a' not in words:
+        with pytest.raises(ConfigError, match=re.escape(words)): check_config(config(tmp_path, **change)) # the quick check finds them, too
     assert words in str(e.value) and '\n' not in str(e.value) and e.value.exit_code==2 and not (tmp_path/'runs').exists()
 
 def test_unknown_datasets_and_missing_data(tmp_path):

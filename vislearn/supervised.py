@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DATASETS', 'MODELS', 'register_dataset', 'register_model', 'find_dataset', 'find_model', 'open_dataset',
            'forward_names', 'DictItems', 'RolloutMixin', 'rollout_mode', 'accuracy', 'build_model', 'build_loss',
-           'RolloutGuardCB', 'rollout_scores', 'supervised_learner', 'supervised_waves', 'supervised_shapes', 'train',
-           'load_model']
+           'check_config', 'RolloutGuardCB', 'rollout_scores', 'supervised_learner', 'supervised_waves',
+           'supervised_shapes', 'train', 'load_model']
 
 # %% ../nbs/07_supervised.ipynb #ab8ebf8c
 import importlib, inspect, random, sys
@@ -49,7 +49,9 @@ def register_model(
 # %% ../nbs/07_supervised.ipynb #1b387f63
 def _find(name, table, kind):
     if ':' not in name and name not in table: raise ConfigError(f'no {kind} {name!r}{nearest(name, table)}, known are {", ".join(table)}; a class of your own is module:Class')
-    found = resolve(table.get(name, name))
+    place = table.get(name, name); module, _, cls = place.partition(':')
+    try: found = resolve(place)
+    except ConfigError as e: raise ConfigError(f'{e}{nearest(cls, [k for k, v in vars(sys.modules.get(module, object)).items() if isinstance(v, type)])}') from e
     if not callable(found): raise ConfigError(f'{kind} {name!r} is a {type(found).__name__}, expected a class')
     return found
 
@@ -79,20 +81,23 @@ def _check_settings(fn, given, taken, where):
     lacking = [k for k in free if known[k].default is inspect.Parameter.empty and known[k].kind is not known[k].POSITIONAL_ONLY and k not in given]
     if lacking: raise ConfigError(f'{where}: {getattr(fn, "__name__", fn)} needs {", ".join(lacking)}')
 
-def open_dataset(
-    cfg:RunConfig, # Complete config; uses `data`
-    phase:Literal['train', 'test', 'eval']='train', # Which of the three
-)->object: # Dataset, with a length and items
-    "Make the dataset of one phase."
-    part, root = getattr(cfg.data, phase), check_data_root(cfg)
-    cls, given = find_dataset(part.name), cfg.data.common | part.params
+def _dataset_call(cfg, phase):
+    part = getattr(cfg.data, phase); cls, given = find_dataset(part.name), cfg.data.common | part.params
     known = _signature(cls, f'data.{phase}.name').parameters
     old = 'acquire_test_dataset' in known
     own = dict(acquire_test_dataset=phase!='train') if old else dict(split='train' if phase=='train' else 'test')
     if not old and 'split' not in known: raise ConfigError(f'dataset {part.name}: expected a constructor (directory, split, mini=None, ...), got {inspect.signature(cls)}')
     if 'mini' in known: own['mini'] = cfg.data.mini is not None if old else cfg.data.mini
     _check_settings(cls, given, {next(iter(known)), *own}, f'data.{phase}.params')
-    return cls(str(root), **own, **given)
+    return cls, own | given
+
+def open_dataset(
+    cfg:RunConfig, # Complete config; uses `data`
+    phase:Literal['train', 'test', 'eval']='train', # Which of the three
+)->object: # Dataset, with a length and items
+    "Make the dataset of one phase."
+    root, (cls, given) = check_data_root(cfg), _dataset_call(cfg, phase)
+    return cls(str(root), **given)
 
 # %% ../nbs/07_supervised.ipynb #0f532837
 def forward_names(
@@ -182,27 +187,38 @@ def build_model(
     cfg:RunConfig, # Complete config; uses `model`
 )->nn.Module: # With fresh weights from the current random state
     "Make the model of a config."
-    cls = find_model(cfg.model.name); _check_settings(cls, cfg.model.params, (), 'model.params')
-    model = cls(**cfg.model.params)
+    cls = find_model(cfg.model.name); _check_settings(cls, cfg.model.params, (), 'model.params'); model = cls(**cfg.model.params)
     if not isinstance(model, nn.Module): raise ConfigError(f'model {cfg.model.name!r} made a {type(model).__name__}, expected a torch.nn.Module')
     return model
 
 _ALIKE = ('mse_loss', 'l1_loss', 'smooth_l1_loss', 'huber_loss', 'binary_cross_entropy', 'binary_cross_entropy_with_logits')
+
+def _loss_function(cfg):
+    if cfg.loss is None: raise ConfigError('loss: required for this task, for example {name: F.mse_loss}')
+    fn, params = find_loss(cfg.loss.name), cfg.loss.params; _check_settings(fn, params, ('input', 'target'), 'loss.params')
+    if params.get('reduction', 'mean') not in ('mean', 'batchmean'): raise ConfigError(f"loss.params.reduction: expected mean, got {params['reduction']!r}")
+    return fn
 
 def build_loss(
     cfg:RunConfig, # Complete config; uses `loss`
     model:nn.Module, # May have `transform`
 )->Callable[[Tensor, Tensor], Tensor]: # `loss(pred, supervision)`, a mean over the batch
     "Make the loss of a config, with the model's transform of the supervision inside."
-    if cfg.loss is None: raise ConfigError('loss: required for this task, for example {name: F.mse_loss}')
-    fn, transform = find_loss(cfg.loss.name), getattr(model, 'transform', None)
-    _check_settings(fn, cfg.loss.params, ('input', 'target'), 'loss.params')
-    if cfg.loss.params.get('reduction', 'mean') not in ('mean', 'batchmean'): raise ConfigError(f"loss.params.reduction: expected mean, got {cfg.loss.params['reduction']!r}")
+    fn, transform = _loss_function(cfg), getattr(model, 'transform', None)
     def loss(pred, supervision):
         target = transform(supervision) if transform else supervision
         if fn.__name__ in _ALIKE and pred.shape!=target.shape: raise DataError(f'{cfg.loss.name}: predictions {tuple(pred.shape)} and supervision {tuple(target.shape)} must have the same shape')
         return fn(pred, target, **cfg.loss.params)
     return loss
+
+
+def check_config(
+    cfg:RunConfig, # Complete config
+):
+    "Refuse names and settings that do not exist, without opening any data."
+    for phase in ('train', 'test', 'eval'):
+        if getattr(cfg.data, phase): _dataset_call(cfg, phase)
+    _check_settings(find_model(cfg.model.name), cfg.model.params, (), 'model.params'); _loss_function(cfg)
 
 # %% ../nbs/07_supervised.ipynb #2c4ebd6c
 class RolloutGuardCB(CB):
