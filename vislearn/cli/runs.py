@@ -66,7 +66,8 @@ def read_config(
     lacking = [k for k, p in known.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and k not in own]
     if lacking: raise ConfigError(f'recipe {word} needs {", ".join(f"{k}=..." for k in lacking)}')
     try: values = plain_values(recipe(**{k: parse_yaml(c.partition('=')[2], c) for k, c in own.items()}))
-    except (TypeError, ValueError, AttributeError) as e: raise e if isinstance(e, UserError) else ConfigError(f'recipe {word} with {" ".join(own.values()) or "no arguments"}: {e}') from e
+    except UserError: raise
+    except (TypeError, ValueError, AttributeError) as e: raise ConfigError(f'recipe {word} with {" ".join(own.values()) or "no arguments"}: {e}') from e
     return values, None, [c for c in changes if c not in own.values()]
 
 def _import_path(source):
@@ -143,7 +144,10 @@ def _scratch(
 )->int: # Exit code
     "Train in a temporary folder that is removed."
     from vislearn.runs.launch import Run
-    Run.scratch(asked.cfg, device=asked.device)
+    print('trains in a temporary folder: nothing is kept', flush=True)
+    numbers = Run.scratch(asked.cfg, asked.device, tuple(asked.notes['import_path'])).drop(columns='t', errors='ignore')
+    last = numbers.groupby('split', sort=False).last().reset_index()
+    print_table([[_cell(None if v!=v else v) for v in row] for row in last.values.tolist()], list(last.columns))
     return 0
 
 # %% ../../nbs/cli/03_runs.ipynb #9a5bbf08
@@ -170,17 +174,18 @@ def resume_command(
 
 def requeue_command(
     args:argparse.Namespace, # `run_id`, `out`
-)->int|None: # Exit code
+)->int: # Exit code
     "Put a run back into the queue of the cluster."
     from vislearn.runs.launch import requeue
     return requeue(_open(args))
 
 def stop_command(
     args:argparse.Namespace, # `run_id`, `out`
-)->int|None: # Exit code
+)->int: # 1 if it still trains after a minute
     "Tell a run to save and end."
     from vislearn.runs.launch import stop
-    return stop(_open(args))
+    run = _open(args); state = stop(run); print(f'{run.id} is {state}')
+    return int(state in ('created', 'running', 'dead?'))
 
 # %% ../../nbs/cli/03_runs.ipynb #2465582e
 def _ls_args(p):

@@ -230,6 +230,6 @@ def rerun(
     with old_code(run, keep) as (paths, remarks):
         new = _second_folder(run, out); show(str(new.dir))
         code = _train(run, new, paths); _write_manifest(new, import_path=run.manifest.get('import_path') or [])
-    if code: raise RerunError(f'{new.dir}: the second run did not finish (exit code {code}): {new.status["error"] or "see its messages above"}')
+    if new.status['state']!='finished': raise RerunError(f'{new.dir}: the second run did not finish (exit code {code}): {new.status["error"] or "see its messages above"}')
     one, two = model_digests(run), model_digests(new); both = one.keys() & two.keys()
     return Rerun(new, all(one[k]==two[k] for k in both) if both else None, metric_differences(run, new), remarks + changed_since(run), two.get('last'))
