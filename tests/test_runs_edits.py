@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from vislearn.core import ConfigError
 from vislearn.runs.config import RECIPES, RunConfig, config_hash, dump_yaml, load_config, parse_yaml, register_recipe
-from vislearn.runs.edits import delete, edit, find_replace, modify, pair_changes, read_values, set_mini, split_changes
+from vislearn.runs.edits import delete, edit, find_replace, modify, pair_changes, read_values, set_mini
 
 VALUES = dict(task='terrain.rep', description='x', data=dict(root='/data', train=dict(name='t')), model=dict(name='m', params=dict(flag=True, sizes=[1, 2])), train=dict(epochs=10, batch_size=24))
 
@@ -76,7 +76,6 @@ def test_delete():
 def test_pairs():
     assert pair_changes(['train.max_steps', '5000', 'arch.K', '3'])==['train.max_steps=5000', 'arch.K=3'] and pair_changes(['a', '-1', 'b', 'None'])==['a=-1', 'b=null']
     one_line(lambda: pair_changes(['a', '1', 'b']), "'b' has no partner"); one_line(lambda: pair_changes(['a=1', 'b']), "'a=1' as a key")
-    assert split_changes(['a=1', '+b=2', '~c', 'd', '1', 'e', 'x=y'])==(['a=1', '+b=2', '~c'], ['d', '1', 'e', 'x=y'])
 
 
 def test_order_is_find_replace_modify_delete_changes():
@@ -119,7 +118,7 @@ def test_where_values_come_from(tmp_path):
     try: one_line(lambda: read_values('needs_more'), 'recipe needs_more')
     finally: del RECIPES['needs_more']
     for name, content, words in [('c.yaml', b'- 1', ['expected keys and values, got list']), ('d.yaml', b'', ['got NoneType']), ('e.yaml', b'\xff', ['UTF-8']), ('f.yaml', b'a: 1\na: 2', ["line 2: key 'a' is given twice"]), ('g.py', b'1/0', ['ZeroDivisionError']),
-        ('h.py', b'x = 1', ['expected a RunConfig named config']), ('i.yaml', b'model_type: Net', ['vislearn config convert']), ('j.yaml', b'arch: {K: 3}', ['vislearn config convert'])]:
+        ('k.yaml', b'1: 2', ['expected text as key, got 1']), ('h.py', b'x = 1', ['expected a RunConfig named config']), ('i.yaml', b'model_type: Net', ['vislearn config convert']), ('j.yaml', b'arch: {K: 3}', ['vislearn config convert'])]:
         (tmp_path/name).write_bytes(content); one_line(lambda: read_values(tmp_path/name), name, *words)
     one_line(lambda: read_values(tmp_path/'none.yaml'), 'no such config file'); one_line(lambda: read_values('terrain_rap'), "did you mean 'terrain_rep'"); one_line(lambda: read_values('1'), 'recipes are')
     assert load_config(tmp_path/'a.yaml')==RunConfig(**VALUES) and parse_yaml(dump_yaml(VALUES))==VALUES

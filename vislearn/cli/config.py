@@ -8,30 +8,48 @@ __all__ = ['COMMANDS', 'resolved_config', 'missing_here', 'config_check_command'
 
 # %% ../../nbs/cli/04_config.ipynb #af35094a
 import argparse, inspect, json, re, sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 from .main import Command, print_json, print_table
+from .runs import read_config
 from ..core import ConfigError, atomic_path
 from ..runs.yaml import dump_yaml
 from ..runs.config import Frozen, RunConfig, canonical, check_data_root, config_hash, find_task, load_config
-from ..runs.edits import edit, read_values, split_changes
+from ..runs.edits import edit
 from ..runs.convert import convert_config, converted_yaml, read_old
 
 # %% ../../nbs/cli/04_config.ipynb #5a305b96
+def _any_order(
+    parser:argparse.ArgumentParser, # Has `changes`
+    argv:list[str], # As typed after the command
+    into:argparse.Namespace|None=None, # Gets the values
+)->tuple[argparse.Namespace, list[str]]: # With `pairs`; what was not understood
+    "Take options and changes in any order, and keep what follows `--`."
+    cut = argv.index('--') if '--' in argv else len(argv)
+    del parser.parse_known_args # argparse calls it again from within
+    try: into, extras = parser.parse_known_intermixed_args(argv[:cut], into)
+    finally: parser.parse_known_args = partial(_any_order, parser)
+    into.pairs = argv[cut + 1:]
+    return into, extras
+
 def _cfg_args(p):
     p.add_argument('file', help='a YAML file, a .py file that leaves `config`, or the name of a recipe')
-    p.add_argument('changes', nargs='*', metavar='key=value', help='changes: key=value, +key=value, ~key; KEY VALUE pairs after --')
+    p.add_argument('changes', nargs='*', metavar='key=value', help='changes: key=value, +key=value, ~key; for a recipe also its own arguments; KEY VALUE pairs after --')
     p.add_argument('--json', action='store_true', help='print for a program to read')
+    p.parse_known_args = partial(_any_order, p)
 
 def _check_args(p):
     _cfg_args(p); p.add_argument('--ready', action='store_true', help='the task and the data must be here, too, as at the start of a run')
 
 def resolved_config(
-    where:Path|str, # YAML file, Python file, or recipe
-    words:list[str], # `key=value ...`, then `KEY VALUE ...`
+    where:str, # YAML file, Python file, or recipe
+    changes:Sequence[str]=(), # `key=value ...`; for a recipe also its own arguments
+    pairs:Sequence[str]=(), # `KEY VALUE ...`
 )->RunConfig: # Complete, checked config
     "Read, change and check a config."
-    changes, pairs = split_changes(words); values = edit(read_values(where), changes=changes, pairs=pairs)
+    values, _, changes = read_config(where, changes); values = edit(values, changes=changes, pairs=pairs)
     try: return RunConfig.model_validate(values)
     except ConfigError as e: raise ConfigError(f'{where}: {e}') from None
 
@@ -46,20 +64,20 @@ def missing_here(
     return missing
 
 def config_check_command(
-    args:argparse.Namespace, # `file`, `changes`, `ready`, `json`
+    args:argparse.Namespace, # `file`, `changes`, `pairs`, `ready`, `json`
 )->None:
     "Say whether a config is right."
-    cfg = resolved_config(args.file, args.changes); notes = missing_here(cfg)
+    cfg = resolved_config(args.file, args.changes, args.pairs); notes = missing_here(cfg)
     if notes and args.ready: raise ConfigError(f'{args.file}: {notes[0]}' + (f' (and {len(notes) - 1} more)' if notes[1:] else ''))
     for note in notes: print(f'note: {note}', file=sys.stderr)
     if args.json: print_json(dict(ok=True, task=cfg.task, config_hash=config_hash(cfg), description=cfg.description, notes=notes))
     else: print(f'{args.file}: right; task {cfg.task}, config hash {config_hash(cfg)}')
 
 def config_show_command(
-    args:argparse.Namespace, # `file`, `changes`, `json`
+    args:argparse.Namespace, # `file`, `changes`, `pairs`, `json`
 )->None:
     "Print a config with all its defaults."
-    cfg = resolved_config(args.file, args.changes)
+    cfg = resolved_config(args.file, args.changes, args.pairs)
     print_json(json.loads(canonical(cfg))) if args.json else print(dump_yaml(cfg), end='')
 
 # %% ../../nbs/cli/04_config.ipynb #36e7f4e5
@@ -148,7 +166,7 @@ def config_schema_command(
     args:argparse.Namespace, # `file`, `table`, `out`, `force`, `json`
 )->None:
     "Print or write the JSON schema of a config."
-    cfg = None if args.file is None else load_config(args.file, Frozen) if args.file.endswith('.py') else resolved_config(args.file, [])
+    cfg = None if args.file is None else load_config(args.file, Frozen) if args.file.endswith('.py') else resolved_config(args.file)
     cls = type(cfg) if cfg else RunConfig
     if args.out: write_new(args.out, json.dumps(config_schema(cls), indent=1) + '\n', args.force); print(args.out)
     elif not args.table: print_json(config_schema(cls))

@@ -65,6 +65,7 @@ def _explain(
         if part in getattr(owner, 'model_fields', {}): owner = _model_of(owner.model_fields[part].annotation)
     at = f'{key}: ' if key else ''
     if kind=='extra_forbidden': return f'{at}unknown key{_similar(loc[-1], owner)}, known are {", ".join(owner.model_fields)}', '', ''
+    if kind=='invalid_key': return f'{at}expected text as key, got {loc[-1]!r}', '', ''
     if kind=='missing': return f'{at}required, but not given', '', ''
     if kind in ('value_error', 'assertion_error'): return at + error['msg'].split(', ', 1)[1], '', ''
     want = 'text as key' if loc[-1:]==['[key]'] else _KINDS.get(kind.rsplit('_', 1)[0]) if kind.endswith('_type') else None
@@ -76,7 +77,7 @@ def _one_line(
 )->ConfigError: # One line
     "Turn a report of pydantic into one line."
     told = {}
-    for start, want, end in [_explain(e, cls) for e in report.errors(include_url=False)]: told.setdefault((start, end), []).append(want)
+    for start, want, end in [_explain(e, cls) for e in sorted(report.errors(include_url=False), key=lambda e: e['type']=='missing')]: told.setdefault((start, end), []).append(want)
     errors = [start + ' or '.join(dict.fromkeys(wants)) + end for (start, end), wants in told.items()]
     more = f' (and {len(errors) - 3} more)' if len(errors)>3 else ''
     return ConfigError(f'{cls.__name__}: ' + '; '.join(errors[:3]).replace('\n', ' ') + more)
@@ -245,7 +246,7 @@ class RunConfig(Frozen):
     description:str                         # For your future self; not blank
     label:str|None = None                   # Short name, for sweeps
     seed:int = Field(0, ge=0, lt=2**63)     # Of weights, shuffling and augmentation
-    deterministic:Literal['off', 'seed', 'strict'] = 'seed' # How much is fixed, see runs.seed
+    deterministic:Literal['off', 'seed', 'strict'] = 'seed' # How much is fixed: nothing, all seeds, or algorithms, too
     data:Data                               # What is learned from
     model:Part                              # The network
     loss:Part|None = None                   # Default: the loss of the task
