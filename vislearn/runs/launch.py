@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd, torch
 from fastcore.basics import patch
 from ..core import ConfigError
-from .config import RunConfig, config_hash, find_task, resolve
+from .config import RunConfig, config_hash, find_task
 from .local import spawn, tell, work
 from .machine import data_fingerprint
 from .record import Run, RunError, all_runs

@@ -143,6 +143,17 @@ def create(
     _write_json(path/'manifest.json', manifest | dict(run_id=path.name if folder is None else new_run_id()))
     return Run(path)
 
+@patch(cls_method=True)
+def open(
+    cls:Run,
+    cfg:RunConfig, # Complete config, used if there is no run yet
+    out:Path|str|None=None, # Folder of run folders; default: `cfg.out`
+    folder:Path|str|None=None, # This very run folder instead of a new one
+    policy:Literal['refuse', 'record', 'snapshot']='record', # What to do about code that is not committed
+)->Run: # The run in `folder`, or a new one
+    "Open the run of a folder, or make it."
+    return cls(folder) if folder and (Path(folder)/'manifest.json').exists() else cls.create(cfg, out, folder, policy)
+
 # %% ../../nbs/runs/11_record.ipynb #ad2aa306
 HEARTBEAT_S = 30
 

@@ -8,7 +8,7 @@ __all__ = ['LIGHT', 'CostData', 'cost_recipe', 'terrain_cost_seed', 'embed_patch
            'load_cost_model', 'export_cost_model']
 
 # %% ../../nbs/terrain/11_cost.ipynb #67cc4aad
-import json, warnings
+import json
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from ..learn import BatchDL, RunLearner, fit_run, init_weights, learner_options,
 from ..nets import Encoder, freeze, state_digest
 from ..runs.ckpt import load_plain, save_atomic
 from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, RunConfig, Schedule, Select, Train
+from ..runs.distrib import is_main
 from ..runs.record import Run
 from ..store import Store, build_store
 from .artefact import CostModel, calibrate, load_artefact, save_artefact
@@ -29,9 +30,9 @@ from .metrics import equality_error, kendall, ordering_accuracy
 from .nets import CostNet, FullCostNet, make_encoder
 from .pairs import PatchParams
 from .patches import PatchSet
-from .rep import load_encoder, load_patchset
+from .rep import load_encoder, load_patchset, split_of
 from .spec import Spec
-from .triplets import AugmentParams, PairSampler, augment, block_split
+from .triplets import AugmentParams, PairSampler, augment
 
 # %% ../../nbs/terrain/11_cost.ipynb #6708907a
 LIGHT = AugmentParams(gain=(0.6, 1.4), channel_gain=(0.92, 1.08), offset=12.)
@@ -211,8 +212,7 @@ def cost_learner(
     said = cfg.model.params.get('dim', encoder.dim)
     if said!=encoder.dim: raise ConfigError(f'model.params.dim is {said}, but the parent {cfg.parent} makes embeddings of size {encoder.dim}: leave dim out')
     if encoder.card.get('patch_px', pset.side_px)!=pset.side_px: raise DataError(f"the encoder was trained on patches of {encoder.card['patch_px']} px, these have {pset.side_px}: extract them with the parent's settings")
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); split = block_split(pset, data.block_m, data.valid_share, seed=cfg.seed)
+    split = split_of(cfg, pset, data.block_m, data.valid_share)
     encoder = encoder.to(device or default_device())
     z_LVD = load_vectors(embed_patches(encoder, pset, data.augmentations, data.random_views, data.augment, cfg.seed, cache))
     names = np.array(pset.categories)[pset.loc_category]
@@ -261,13 +261,14 @@ def train_cost(
     if encoder is None: encoder = load_encoder(cfg.parent, root=out or cfg.out)
     if 'run' in encoder.card: cfg = cfg.replace(parent=encoder.card['run'])
     if not cfg.data.common and encoder.card.get('patches'): cfg = cfg.replace(data=cfg.data.replace(common=dict(patches=encoder.card['patches'])))
-    pset, run = pset or load_patchset(cfg, root=cache), run or Run.create(cfg, out, folder)
+    pset, run = pset or load_patchset(cfg, root=cache), run or Run.open(cfg, out, folder)
     digest = state_digest(encoder)
     learn = cost_learner(run.config, pset, encoder, cache, device)
-    save_atomic(dict(name=encoder.card.get('encoder', 'seed'), dim=encoder.dim, patch_px=int(pset.side_px), card=json.dumps(encoder.card), state=encoder.state_dict()), run.artifact('encoder.pt'))
+    if is_main(): save_atomic(dict(name=encoder.card.get('encoder', 'seed'), dim=encoder.dim, patch_px=int(pset.side_px), card=json.dumps(encoder.card), state=encoder.state_dict()), run.artifact('encoder.pt'))
     fit_run(learn, run, finish=False)
     if state_digest(encoder)!=digest: raise RuntimeError('the encoder changed while the cost was trained')
-    with run.running(): _finish(run, pset, encoder, cache)
+    with run.running():
+        if is_main(): _finish(run, pset, encoder, cache)
     return run
 
 def _finish(run, pset, encoder, cache):

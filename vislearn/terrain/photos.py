@@ -245,15 +245,16 @@ def train_photos(
     cfg:RunConfig, # From `photo_recipe`
     out:Path|str|None=None, # Folder of run folders; default: `cfg.out`
     photos:PhotoSet|None=None, # Default: read from `cfg.data.root`
-    folder:Path|str|None=None, # This very folder instead of one named by task and time
+    folder:Path|str|None=None, # This very run folder instead of a new one; an unfinished run in it goes on
+    device:torch.device|str|None=None, # Not used: this training is made for the CPU
 )->Run: # Finished run
     "Train on a photo set and keep everything in a run folder."
     photos = photos or read_photos(cfg.data.path()); params = PhotoParams(**cfg.model.params)
-    run = Run.create(cfg, out, folder, replace=folder is not None)
-    with run.running(finish=False):
-        model = fit_photos(cell_bank(photos, params, cfg.seed), cfg, run)
-        run.save(dict(model=model.state_dict(), epoch=1, iter=0, step=cfg.train.max_steps or 0), 'final')
-    run.finish()
+    if cfg.data.mini: params = params.replace(lights=0, scenes=0)
+    run = Run.open(cfg, out, folder)
+    if (run.dir/'DONE').exists(): return run
+    model = fit_photos(cell_bank(photos, params, cfg.seed), cfg, run)
+    with run.running(): run.save(dict(model=model.state_dict(), epoch=1, iter=0, step=cfg.train.max_steps or 0), 'final')
     return run
 
 def load_photo_model(

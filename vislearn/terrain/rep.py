@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'REP_LOSSES', 'RepData', 'rep_recipe', 'terrain_rep_seed', 'rep_data', 'rep_batches', 'rep_loss',
-           'rep_model', 'encoder_of', 'embed', 'rep_scores', 'rep_card', 'CardCB', 'rep_learner', 'load_patchset',
-           'train_rep', 'load_encoder', 'export_seed_files']
+           'rep_model', 'encoder_of', 'embed', 'rep_scores', 'rep_card', 'CardCB', 'split_of', 'rep_learner',
+           'load_patchset', 'train_rep', 'load_encoder', 'export_seed_files']
 
 # %% ../../nbs/terrain/09_rep.ipynb #ec40d883
 import json, warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from ..learn import BatchDL, RunLearner, fit_run, init_weights, learner_options,
 from ..nets import Encoder, freeze, state_digest
 from ..runs.ckpt import load_plain, save_atomic
 from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, RunConfig, Schedule, Select, Train
+from ..runs.distrib import is_main
 from ..runs.record import Run
 from .losses import batch_triplet_loss, triplet_loss, vicreg_loss
 from .metrics import cluster_scores, knn_accuracy, viewpoint_gap
@@ -201,6 +203,21 @@ class CardCB(CB):
         if bad: raise ConfigError(f"the checkpoint was trained with another {bad[0]}: {old.get(bad[0])} instead of {self.card.get(bad[0])}")
 
 # %% ../../nbs/terrain/09_rep.ipynb #aed6942c
+def split_of(
+    cfg:RunConfig, # Complete config; `data.mini` uses only so many training locations
+    pset:PatchSet, # Training patches
+    block_m:float, # Shortest block [m]
+    valid_share:float, # Share of the drives held out
+)->Split: # Training and validation locations
+    "Hold blocks of the drives back."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); split = block_split(pset, block_m, valid_share, seed=cfg.seed)
+    if cfg.data.mini is None: return split
+    known = np.flatnonzero(split.train); few = np.zeros_like(split.train)
+    few[known[np.linspace(0, len(known)-1, min(cfg.data.mini, len(known))).astype(int)]] = True # spread over all drives
+    return replace(split, train=few)
+
+# %% ../../nbs/terrain/09_rep.ipynb #ad55fbd5
 def rep_learner(
     cfg:RunConfig, # Complete config
     pset:PatchSet, # Training patches
@@ -209,8 +226,7 @@ def rep_learner(
     "Make the learner of a config."
     data, name, bs = rep_data(cfg), cfg.data.train.name, cfg.train.batch_size
     if name not in SAMPLERS: raise ConfigError(f"data.train.name must be one of {', '.join(SAMPLERS)}, got '{name}'")
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore'); split = block_split(pset, data.block_m, data.valid_share, seed=cfg.seed)
+    split = split_of(cfg, pset, data.block_m, data.valid_share)
     seed_all(cfg.seed); model = init_weights(rep_model(cfg, pset.side_px), cfg.init_from, cfg.out).to(memory_format=torch.channels_last)
     train = rep_batches(pset, split.train, name, bs, data, cfg.seed)
     valid = rep_batches(pset, split.valid, name, bs, data, cfg.seed+1, max(1, len(train)//20))
@@ -240,9 +256,9 @@ def train_rep(
 )->Run: # Finished run
     "Train a representation into a run folder."
     pset = pset or load_patchset(cfg, root=cache)
-    run = Run(folder) if folder and (Path(folder)/'manifest.json').exists() else Run.create(cfg, out, folder)
+    run = Run.open(cfg, out, folder)
     learn = rep_learner(run.config, pset, device)
-    run.artifact('card.json').write_text(json.dumps(rep_card(run.config, pset), indent=1))
+    if is_main(): run.artifact('card.json').write_text(json.dumps(rep_card(run.config, pset), indent=1))
     fit_run(learn, run)
     return run
 
