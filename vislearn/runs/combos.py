@@ -20,6 +20,7 @@ from .edits import edit, read_values
 from .naming import combo_label
 
 # %% ../../nbs/runs/18_combos.ipynb #4f4ea1bf
+MOST = 10_000 # Combinations of one sweep
 _RULES = dict(range='[first, end] or [first, end, step]', linspace='[first, last, how many]', logspace='[first exponent, last exponent, how many]')
 
 def _is_rule(values:object)->bool: return isinstance(values, dict) and len(values)==1 and next(iter(values)) in _RULES
@@ -40,8 +41,10 @@ def sweep_values(
     return values
 
 def _made(rule, first, last, step=1):
-    if rule=='range': found = [first + i * step for i in range(max(0, math.ceil((last - first) / step - 1e-9)))]
-    else: found = [first + i * (last - first) / max(int(step) - 1, 1) for i in range(int(step))]
+    many = math.ceil((last - first) / step - 1e-9) if rule=='range' else int(step)
+    if many>MOST: raise ConfigError(f'{rule}: {many} values, at most {MOST} combinations are allowed')
+    if rule=='range': found = [first + i * step for i in range(many)]
+    else: found = [first + i * (last - first) / max(many - 1, 1) for i in range(many)]
     found = [10.**v for v in found] if rule=='logspace' else found
     return [v if isinstance(v, int) else float(f'{v:.12g}') for v in found]
 
@@ -116,8 +119,8 @@ def short_names(
     for form in forms:
         made = {k: form(k) for k in open_}; count = Counter([*names.values(), *made.values()])
         names |= {k: s for k, s in made.items() if count[s]==1 and s not in _COLUMNS}; open_ = [k for k in open_ if k not in names]
-    if open_: raise ConfigError(f'{" and ".join(open_)} have the same short name: use sets, where you name them yourself')
-    return names
+    for k in open_: names[k] = next(s for i in itertools.count(2) if (s := f'{last[k]}{i}') not in [*names.values(), *_COLUMNS])
+    return {k: names[k] for k in keys}
 
 # %% ../../nbs/runs/18_combos.ipynb #70a8eeb3
 class Combo(NamedTuple):
@@ -127,8 +130,6 @@ class Combo(NamedTuple):
     combo:dict                  # Short name to value
     config:RunConfig            # Complete and checked
     twins:tuple[str, ...] = ()  # Labels of combinations that are the same run
-
-MOST = 10_000 # Combinations of one sweep
 
 def _word(
     value:object, # Plain value
@@ -177,7 +178,7 @@ def expand(
         row = {short: cell for part in rows for short, cell in part.items()}
         label = combo_label(cfg.name, {short: value for short, (_, value, _) in row.items()}, {short: how for short, (_, _, how) in row.items()})
         words = (*fixed, *(f'{key}={_word(value)}' for key, value, _ in row.values()))
-        try: config = override(base, words).replace(label=label)
+        try: config = override(base, words).replace(label=label); find_task(config.task)
         except ConfigError as e: raise ConfigError(f'sweep {cfg.name}, {label}: {e}') from None
         new = Combo(label, words, {short: value for short, (_, value, _) in row.items()}, config); same = config_hash(config); old = found.get(same)
         if clash := next((c for c in found.values() if c.label==label and c is not old), None): raise ConfigError(f'sweep {cfg.name}: {" ".join(clash.changes)} and {" ".join(words)} would both be called {label}: use a finer format')

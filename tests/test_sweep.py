@@ -1,0 +1,244 @@
+"Sweeps: what is expanded, what is refused, and runs in processes of their own that fail, are stopped and killed, and go on."
+import contextlib, io, itertools, json, os, re, signal, subprocess, sys, threading, time
+from functools import partial
+from pathlib import Path
+import numpy as np, psutil, pytest
+from hypothesis import given, settings, strategies as st
+from helpers import git, set_package_git
+from vislearn.cli.main import main
+from vislearn.core import ConfigError
+from vislearn.runs import sweep as sweep_module
+from vislearn.runs.combos import axis_keys, short_names, sweep_values
+from vislearn.runs.config import config_hash, parse_yaml
+from vislearn.runs.git import DirtyRepoError
+from vislearn.runs.local import work
+from vislearn.runs.record import Run, RunError, all_runs
+from vislearn.runs.sweep import Sweep, SweepConfig, expand, load_sweep
+
+CONFIG = '''task: supervised
+description: a wavy line
+data: {root: DATA, train: {name: waves, params: {n: 32}}, test: {name: waves, params: {n: 32}}, num_workers: 0}
+model: {name: 'area:Area', params: {area_object_weight: 1.0}}
+loss: {name: F.mse_loss}
+train: {epochs: 1, batch_size: 16}
+checkpoint: {every_steps: 1}
+log: {tensorboard: false}
+'''
+OWN_MODEL = '''import torch
+from torch import nn
+
+class Area(nn.Module):
+    "Remembers the weights it began with; a negative width is an error that only the process of the run meets."
+    def __init__(self, area_object_weight, width=4):
+        super().__init__(); self.layers = nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)); self.scale = area_object_weight
+        self.register_buffer('initial', torch.cat([p.detach().flatten() for p in self.parameters()]))
+    def forward(self, x): return self.layers(x)*(1 + self.scale)
+'''
+SWEEP = '''base: cfg.yaml
+name: space
+sets:
+- seed: [seed, {range: [0, 5]}]
+  aow: [model.params.area_object_weight, [0.0, 10.0], identity]
+'''
+NAMES = [f'space_seed{s}_aow{w}' for s in range(5) for w in ('0.0', '10.0')]
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory): return str(tmp_path_factory.mktemp('bytecode'))
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, cache):
+    "A user's folder, in no repository; vislearn as if installed from a wheel. Compiled modules are shared by the processes of these tests."
+    set_package_git(monkeypatch); (tmp_path/'data').mkdir()
+    (tmp_path/'cfg.yaml').write_text(CONFIG.replace('DATA', str(tmp_path/'data'))); (tmp_path/'area.py').write_text(OWN_MODEL); (tmp_path/'sweep.yaml').write_text(SWEEP)
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr(sys, 'path', [*sys.path]); monkeypatch.setenv('PYTHONPATH', str(Path(sweep_module.__file__).parents[2]))
+    monkeypatch.delenv('PYTHONDONTWRITEBYTECODE', raising=False); monkeypatch.setenv('PYTHONPYCACHEPREFIX', cache); monkeypatch.setattr(sys, 'dont_write_bytecode', True)
+    yield tmp_path
+    sys.modules.pop('area', None)
+
+def make(place, out='runs', **changes): return Sweep.create(SweepConfig(**(dict(base=place/'cfg.yaml', name='s', grid={'seed': [0, 1, 2]}) | changes)), place/out, policy='record')
+def states(sweep): return [r.status['state'] for r in sweep.runs]
+def quiet(line): pass
+
+# ---- combinations
+
+def test_A08_the_ten_names(place):
+    tuples = [{'seed': ('seed', range(5), str), 'aow': ('model.params.area_object_weight', np.array([0., 10.]), lambda v: str(v))}] # SPACE-Time's form, as it is
+    for cfg in (load_sweep(place/'sweep.yaml'), SweepConfig(base=place/'cfg.yaml', name='space', sets=tuples)):
+        combos = expand(cfg)
+        assert [c.label for c in combos]==NAMES==[c.config.label for c in combos] and [(c.config.seed, c.config.model.params['area_object_weight']) for c in combos]==list(itertools.product(range(5), (0., 10.)))
+        assert all(type(v) in (int, float) for c in combos for v in c.combo.values()) and len({config_hash(c.config) for c in combos})==10
+
+def test_A09_lr_formatter(place):
+    cfg = SweepConfig(base=place/'cfg.yaml', name='x', sets=[dict(lr=('optim.lr', dict(logspace=[-5.5, -4.01, 4]), 'lr'))])
+    assert [c.label for c in expand(cfg)]==['x_lr3.1e-06', 'x_lr9.9e-06', 'x_lr3.1e-05', 'x_lr9.7e-05']
+    assert np.allclose([c.config.optim.lr for c in expand(cfg)], np.logspace(-5.5, -4.01, 4), rtol=1e-11, atol=0)
+
+def nested(axes, chosen=()): # the slow way: one loop inside the other
+    if not axes: return [chosen]
+    return [row for value in axes[0][1] for row in nested(axes[1:], (*chosen, (axes[0][0], value)))]
+
+AXES = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True), min_size=1, max_size=3)
+
+@settings(max_examples=40, deadline=None)
+@given(AXES)
+def test_product_is_nested_loops(lists):
+    base = dict(task='supervised', description='x', data=dict(root='/', train=dict(name='waves')), model=dict(name='mlp', params=dict(a=-1, b=-1, c=-1)), train=dict(epochs=1, batch_size=4))
+    keys = [f'model.params.{k}' for k in 'abc'[:len(lists)]]; want = nested(list(zip(keys, lists)))
+    for cfg in (SweepConfig(base=base, name='g', grid=dict(zip(keys, lists))), SweepConfig(base=base, name='g', sets=[{k[-1]: (k, v) for k, v in zip(keys, lists)}])):
+        combos = expand(cfg)
+        assert [tuple((k, c.config.model.params[k[-1]]) for k in keys) for c in combos]==want
+        assert [c.label for c in combos]==['g' + ''.join(f'_{k[-1]}{v}' for k, v in row) for row in want]
+    paired = [v[:min(map(len, lists))] for v in lists]
+    assert [tuple(c.combo.values()) for c in expand(SweepConfig(base=base, name='g', zip=dict(zip(keys, paired))))]==list(zip(*paired))
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-50, 50).map(lambda v: round(v, 3)), st.floats(-50, 50).map(lambda v: round(v, 3)), st.floats(.05, 9).map(lambda v: round(v, 3)), st.integers(1, 30))
+def test_rules_against_numpy(first, last, step, count):
+    want = np.array([first + i*step for i in range(10**4) if first + i*step < last - 1e-9*step])
+    assert np.allclose(sweep_values(dict(range=[first, last, step])), want, atol=1e-9) and len(sweep_values(dict(range=[first, last, step])))==len(want)
+    assert np.allclose(sweep_values(dict(linspace=[first, last, count])), np.linspace(first, last, count), atol=1e-9)
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(['learning_rate', 'lr', 'l', 'batch_size', 'beam_size', 'optim', 'params']), min_size=1, max_size=3).map('.'.join), unique=True, max_size=8))
+def test_short_names_never_collide(keys):
+    names = short_names(keys)
+    assert set(names)==set(keys) and len(set(names.values()))==len(keys)
+    for key in keys: # alone they have PVR's initials
+        assert short_names([key])[key]==''.join(w[0] for w in key.split('.')[-1].split('_'))
+
+def test_grid_fixed_zip_and_twins(place):
+    cfg = SweepConfig(base=place/'cfg.yaml', name='p', grid={'seed': [0, 1], 'train.batch_size': 8}, zip={'train.epochs': [1, 2], 'optim.lr': [.1, .2]}, sets=[dict(w=('model.params.area_object_weight', [1., 2.])), dict(s=('seed', [0, 3]))])
+    combos = expand(cfg, ['description=other'])
+    assert [c.label for c in combos]==['p_w1.0', 'p_w2.0', 'p_s3', 'p_s0_e1_l0.1', 'p_s0_e2_l0.2', 'p_s1_e1_l0.1', 'p_s1_e2_l0.2'] and combos[0].twins==('p_s0',)
+    assert {c.config.train.batch_size for c in combos}=={8} and {c.config.description for c in combos}=={'other'} and axis_keys(cfg)==dict(w='model.params.area_object_weight', s='seed', e='train.epochs', l='optim.lr')
+
+@pytest.mark.parametrize('changes, message', [(dict(grid={'seed': []}), 'seed has an empty list of values'), (dict(sets=[dict(s=['seed', dict(range=[3, 3])])]), 'seed has an empty list of values'), (dict(zip={'seed': []}), 'seed has an empty list'),
+    (dict(grid={'optim.lrr': [1.]}), "no key optim.lrr (did you mean 'lr'?)"), (dict(grid={'model.params.aow': [1]}), 'to add it write +model.params.aow=1'), (dict(grid={'seed': [0, -1]}), 'sweep s, s_s-1: RunConfig: seed'),
+    (dict(grid={'seed': [0, '1']}), 'expected an integer'), (dict(grid={'task': ['supervised', 'supervise']}), "no task 'supervise'"), (dict(zip={'seed': [1, 2], 'optim.lr': [.1]}), 'equally long'), (dict(base='nowhere.yaml'), 'nowhere.yaml'),
+    (dict(sets=[dict(lr=['optim.lr', [1000, 1400], 'k'])]), 'use a finer format'), (dict(sets=[dict(lr=['optim.lr', ['a'], 'k'])]), "format 'k' does not fit the value 'a'"), (dict(grid={'data.root': ['DATA', '/nowhere']}), 'data.root: /nowhere'),
+    (dict(grid={'seed': dict(range=[0, 10**9])}), 'at most'), (dict(sets=[dict(s=['seed', [1]]), dict(s=['optim.lr', [.1]])]), "the short name 's' stands for two keys"), (dict(name='a/b'), 'begins every label')])
+def test_refused_before_anything_is_made(place, changes, message):
+    changes = json.loads(json.dumps(changes).replace('DATA', str(place/'data')))
+    with pytest.raises(ConfigError) as e: make(place, **changes)
+    assert message in str(e.value) and '\n' not in str(e.value) and not (place/'runs').exists()
+
+# ---- folders
+
+def test_A08_ten_folders_and_their_seeds(place):
+    sweep = Sweep.create(place/'sweep.yaml', place/'runs', policy='record'); runs = sweep.runs
+    assert len({r.dir for r in runs})==10==len(all_runs(place/'runs')) and [r.config.label for r in runs]==NAMES and (sweep.dir/'sweep.source.yaml').read_text()==SWEEP
+    assert [r.manifest['sweep'] for r in runs]==[dict(id=sweep.id, index=i, combo=dict(seed=i//2, aow=(0., 10.)[i % 2])) for i in range(10)] and [r.manifest['seed'] for r in runs]==[i//2 for i in range(10)]
+    for run in runs: assert work(run.dir, 'cpu')==0 # one after the other in this process: a run seeds itself
+    initial = [r.load()['model']['initial'] for r in runs]
+    for i, j in itertools.combinations(range(10), 2): assert bool((initial[i]==initial[j]).all())==(i//2==j//2)
+    assert len({r.digest() for r in runs})==10
+
+def test_interrupted_while_making_folders(place, monkeypatch):
+    create = Run.create; left = iter([1, 1, 0])
+    def breaks(*args, **options):
+        if not next(left): raise KeyboardInterrupt
+        return create(*args, **options)
+    monkeypatch.setattr(Run, 'create', breaks)
+    with pytest.raises(KeyboardInterrupt): make(place)
+    monkeypatch.undo(); sweep = Sweep(next((place/'runs'/'sweeps').iterdir())); made = {p.name for p in all_runs(place/'runs')}
+    assert len(made)==2 and 'missing' in repr(sweep) and list(sweep.table().state)==['missing']*3
+    sweep._make_runs()
+    assert len(all_runs(place/'runs'))==3 and made < {r.dir.name for r in sweep.runs} and [r.config.seed for r in sweep.runs]==[0, 1, 2]
+    sweep.runs[1].delete(); sweep._make_runs(); assert [r.config.label for r in sweep.runs]==['s_s0', 's_s1', 's_s2'] and len(all_runs(place/'runs'))==3
+
+def test_repository_policy(place, monkeypatch):
+    cfg = SweepConfig(base=place/'cfg.yaml', name='s', grid={'seed': [0, 1]})
+    with pytest.raises(DirtyRepoError, match='not in a git repository'): Sweep.create(cfg, place/'runs')
+    git(place, 'init', '-q', '-b', 'main'); (place/'.gitignore').write_text('__pycache__/\n'); git(place, 'add', '.'); git(place, 'commit', '-q', '-m', 'first')
+    with pytest.raises(DirtyRepoError, match='not ignored, so the first run would make it dirty'): Sweep.create(cfg, place/'runs')
+    (place/'.gitignore').write_text('runs/\n'); (place/'cfg.yaml').open('a').write('seed: 5\n')
+    with pytest.raises(DirtyRepoError, match='changes that are not committed'): Sweep.create(cfg, place/'runs')
+    assert not (place/'runs').exists() and main(['sweep', str(place/'sweep.yaml')])==3 and not (place/'runs').exists()
+    snapshot = Sweep.create(cfg, place/'runs', policy='snapshot')
+    assert all('seed: 5' in (r.dir/'git.patch').read_text() and not r.manifest['reproducible'] for r in snapshot.runs)
+    git(place, 'commit', '-q', '-a', '-m', 'second'); clean = Sweep.create(place/'sweep.yaml', place/'runs')
+    assert all(r.manifest['reproducible'] and r.manifest['git']['dirty']==[] for r in clean.runs) and len(clean.runs)==10
+    git(place, 'commit', '-q', '--allow-empty', '-m', 'third')
+    with pytest.raises(RunError, match='resume with --force'): clean.resume(say=quiet)
+    with pytest.raises(RunError, match='resume with --force'): snapshot.resume(say=quiet)
+
+def test_find_sweep(place):
+    one, two = make(place), make(place)
+    assert Sweep(one.id, place/'runs').dir==one.dir and Sweep(one.dir/'sweep.json').id==one.id and Sweep(two.dir).root==(place/'runs').resolve()
+    with pytest.raises(RunError, match='is the beginning of 2 sweeps'): Sweep('2', place/'runs')
+    with pytest.raises(RunError, match=f'no sweep zzz.*the newest are {two.id}'): Sweep('zzz', place/'runs')
+    (place/'runs').rename(place/'moved'); assert states(Sweep(one.id, place/'moved'))==['created']*3
+
+# ---- processes: a stand-in that starts in no time, locks and reports like a worker
+
+STAND_IN = '''import fcntl, json, sys, time
+folder, seconds, end = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+lock = open(folder + '/lock', 'a+')
+try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError: sys.exit('in use')
+def say(**fields):
+    status = json.load(open(folder + '/status.json')) | fields | dict(heartbeat=time.time()); open(folder + '/status.json', 'w').write(json.dumps(status))
+say(state='running'); open(folder + '/spans', 'a').write(f'{time.time()} '); time.sleep(seconds); open(folder + '/spans', 'a').write(f'{time.time()}\\n')
+say(state=end, error='it broke' if end=='failed' else None); sys.exit(end!='finished')
+'''
+def stand_in(seconds, ends=lambda run: 'finished'): return lambda run: subprocess.Popen([sys.executable, '-S', '-c', STAND_IN, str(run.dir), str(seconds), ends(run)], start_new_session=True)
+def spans(sweep): return [[tuple(map(float, line.split())) for line in (r.dir/'spans').read_text().splitlines()] if (r.dir/'spans').exists() else [] for r in sweep.runs]
+
+@pytest.mark.parametrize('parallel', [1, 3])
+def test_at_most_so_many_at_once(place, parallel):
+    sweep = make(place, grid={'seed': list(range(7))}); ended = []
+    sweep_module._train_all(sweep.runs, parallel, stand_in(.15), lambda run, seconds: ended.append(run.config.seed))
+    times = [s for [s] in spans(sweep)]; most = max(sum(a<=t<b for a, b in times) for t, _ in times)
+    assert states(sweep)==['finished']*7 and sorted(ended)==list(range(7)) and most==parallel
+
+def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
+    sweep, lines = make(place, grid={'seed': [0, 1, 2, 3]}), []
+    monkeypatch.setattr(sweep_module, '_start', lambda run, **options: stand_in(.02, lambda run: {1: 'failed', 2: 'preempted'}.get(run.config.seed, 'finished'))(run))
+    assert sweep.run(2, say=lines.append)==1 and states(sweep)==['finished', 'failed', 'preempted', 'finished'] and any('s_s1: failed after' in line and line.endswith('it broke') for line in lines)
+    monkeypatch.setattr(sweep_module, '_start', lambda run, **options: stand_in(.02, lambda run: 'preempted' if run.config.seed==2 else 'finished')(run))
+    assert sweep.resume(2, say=quiet)==75 and [len(s) for s in spans(sweep)]==[1, 2, 2, 1]
+    monkeypatch.setattr(sweep_module, '_start', lambda run, **options: stand_in(.02)(run))
+    assert sweep.resume(2, say=quiet)==0 and sweep.resume(say=lines.append)==0 and 'all 4 runs are finished already' in lines[-1] and [len(s) for s in spans(sweep)]==[1, 2, 3, 1]
+
+def test_a_run_in_use_is_waited_for(place):
+    sweep = make(place); other = stand_in(.6)(sweep.runs[1]); dying = stand_in(.4, lambda run: 'failed')(sweep.runs[2]); started = []
+    while not all(sweep_module._busy(r) for r in sweep.runs[1:]): time.sleep(.01)
+    def start(run): started.append(run.config.seed); return stand_in(.02)(run)
+    sweep_module._train_all(sweep.runs, 3, start, lambda run, seconds: None)
+    assert states(sweep)==['finished']*3 and started==[0, 2] and other.wait()==0 and dying.wait()==1 # the dead one is started again, the living one is not
+
+def test_a_lost_race_is_no_failure(place): # somebody else locks the folder after it was found free
+    sweep = make(place, grid={'seed': [0]}); run = sweep.runs[0]; winners = []
+    def start(run): winners.append(stand_in(.5)(run)); wait_for(lambda: sweep_module._busy(run)); return stand_in(.02)(run)
+    ended = []; sweep_module._train_all([run], 1, start, lambda run, seconds: ended.append(run.status['state']))
+    assert ended==['finished'] and winners[0].wait()==0 and len(spans(sweep)[0])==1
+
+def wait_for(what, seconds=60):
+    until = time.time() + seconds
+    while not what():
+        assert time.time()<until, 'waited too long'
+        time.sleep(.02)
+
+def test_interrupt_stops_children(place):
+    sweep, going = make(place, grid={'seed': list(range(4))}), []
+    def start(run): going.append(stand_in(60)(run)); return going[-1]
+    threading.Timer(.5, lambda: os.kill(os.getpid(), signal.SIGTERM)).start() # as a batch system does
+    with pytest.raises(KeyboardInterrupt, match='SIGTERM'): sweep_module._train_all(sweep.runs, 2, start, quiet)
+    assert len(going)==2 and all(p.poll() is not None for p in going) and signal.getsignal(signal.SIGTERM)==signal.SIG_DFL
+
+# ---- real processes
+
+def command(*words): return subprocess.Popen([sys.executable, '-m', 'vislearn', *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+def workers(sweep): return [p.info['pid'] for p in psutil.process_iter(['pid', 'cmdline']) if 'vislearn.worker' in (p.info['cmdline'] or []) and any(str(sweep.root) in w for w in p.info['cmdline'])]
+
+def test_killed_midway_and_resumed(place):
+    "SIGKILL of the sweep while two runs train: its processes live on, `resume` waits for them and starts only the third, which fails."
+    sweep = make(place, grid={'seed': [0, 1], '+data.common.delay_s': .03}, sets=[dict(w=('+model.params.width', [-1]))])
+    first = command('sweep', 'resume', sweep.dir, '--parallel', 3, '--cpu')
+    wait_for(lambda: [r.status['state'] for r in sweep.runs if 'width' not in r.config.model.params]==['running']*2); first.kill(); first.wait()
+    assert len(workers(sweep))>=2
+    second = command('sweep', 'resume', sweep.dir, '--parallel', 3, '--cpu'); said = second.communicate(timeout=100)[0]
+    assert second.returncode==1 and sorted(states(sweep))==['failed', 'finished', 'finished'], said
+    assert [len(r.manifest['attempts']) for r in sweep.runs if r.status['state']=='finished']==[1, 1] and not workers(sweep)
+    assert re.search(r's_w-1: failed after [\d.]+ s: .*negative dimension', said), said
+    table = sweep.table(); assert table.best_test_loss.notna().sum()==2 and list(table.s)==[0, 0, 1]
