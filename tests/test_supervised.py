@@ -201,7 +201,6 @@ def test_A13_selection_eval_beats_test_beats_train(tmp_path, phases, metric):
     assert len(losses)==4 and run.load('best')['select']['metric']==metric
     assert run.ckpt.index['best']['epoch'] - 1==min(losses, key=losses.get) and run.ckpt.index['best']['score']==pytest.approx(min(losses.values()))
 
-@pytest.mark.xfail(reason='learn.select_metric: in epochs without rollout `auto` falls back to test_loss', strict=False)
 def test_A13_epochs_without_rollout_are_no_candidates(tmp_path):
     cfg = config(tmp_path, net=Watched, epochs=4, rollout=dict(every=2)); cfg = cfg.replace(model=dict(name=here(Watched), params=dict(offset=100.))) # a rollout is always worse than a test
     run = go(cfg, tmp_path)

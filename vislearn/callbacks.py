@@ -197,7 +197,8 @@ class EvalCB(CB):
     def __init__(self,
         fn:Callable[..., Mapping[str, float]], # `fn(learn)` gives named numbers
         every:int=1, # Epochs between two measurements; the last epoch is always measured
-    ): self.fn, self.every, self.history = fn, every, []
+        loss:bool=False, # Is there a number `loss` among them? Then it decides which epoch is the best, unless the config says otherwise
+    ): self.fn, self.every, self.loss_given, self.history = fn, every, loss, []
 
     def before_epoch(self): self.learn.eval_values = {}
     def after_epoch(self):

@@ -20,6 +20,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import CastToTensor, Learner, Metric
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import find_bs
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from torch import Tensor, nn
@@ -238,7 +239,8 @@ class RunCB(CB):
 
     def after_batch(self):
         cfg, done = self.record.config, self.learn.steps_done
-        self.total = self.total + self.loss.detach().double(); self.count += 1
+        n = find_bs(self.yb) if len(self.yb) else 1
+        self.total = self.total + self.loss.detach().double() * n; self.count += n
         if done % cfg.log.every_steps==0 or done==1: self.record.log(done, self.epoch, 'train', batch_loss=float(self.loss.detach()), lr=self.opt.hypers[0]['lr'])
         every, due = self.learn.eval_every, cfg.checkpoint.every_steps and done % cfg.checkpoint.every_steps==0
         stop, late = agree(stop_flag.requested is not None, bool(cfg.checkpoint.every_s) and time.monotonic() - self.saved_at>cfg.checkpoint.every_s)
@@ -267,7 +269,7 @@ class RunCB(CB):
             part = {k.removeprefix(f'{split}_'): v for k, v in values.items() if k.startswith(f'{split}_')}
             if part: self.record.log(step, self.epoch, split, **part)
 
-    def choose(self, values): "Find out which number decides."; self.best = self.best | dict(metric=select_metric(self.record.config.select.metric, values, hasattr(self.learn, 'eval_cb') or bool(self.learn.eval_every)))
+    def choose(self, values): "Find out which number decides."; self.best = self.best | dict(metric=select_metric(self.record.config.select.metric, values, hasattr(self.learn, 'eval_cb') or bool(self.learn.eval_every), hasattr(self.learn, 'eval_cb') and self.learn.eval_cb.loss_given))
     def after_save(self): best, epoch = self.record.ckpt.best(); self.saved_at, self.best = time.monotonic(), self.best | dict(best=best, epoch=epoch)
 
     def after_epoch(self):
@@ -298,9 +300,10 @@ def select_metric(
     metric:str, # `auto`, or `<split>_<name>`
     values:Mapping[str, float], # Numbers of an epoch
     may_come:bool=False, # Can evaluation values be missing in some epochs?
+    eval_loss:bool=False, # Does the evaluation give a loss, in this or in another epoch?
 )->str: # Name of the number that decides
     "Choose the number by which epochs are compared."
-    if metric=='auto': return next(k for k in ('eval_loss', 'test_loss', 'train_loss') if k in values)
+    if metric=='auto': return next(k for k in ('eval_loss', 'test_loss', 'train_loss') if k in values or (eval_loss and k=='eval_loss'))
     waiting = may_come and metric.startswith('eval_') and not any(k.startswith('eval_') for k in values)
     if metric not in values and not waiting: raise ConfigError(f'select.metric: no value {metric!r}{nearest(metric, values)}, this run has {", ".join(values)}')
     return metric

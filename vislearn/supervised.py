@@ -264,7 +264,7 @@ def supervised_learner(
     metrics = [_transformed(m, getattr(model, 'transform', None)) for m in getattr(model, 'metrics', ())]
     learn = make_learner(model, loss, _loader(cfg, 'train', model, device), _loader(cfg, 'test', model, device), metrics=metrics, cbs=[RolloutGuardCB()], device=device, **learner_options(cfg))
     evaluation = _loader(cfg, 'eval', model, learn.dls.device, cfg.rollout.max_samples)
-    if evaluation: learn.add_cb(EvalCB(lambda learn: rollout_scores(learn.bare_model, evaluation, loss, metrics), cfg.rollout.every))
+    if evaluation: learn.add_cb(EvalCB(lambda learn: rollout_scores(learn.bare_model, evaluation, loss, metrics), cfg.rollout.every, loss=True))
     return learn
 
 # %% ../nbs/07_supervised.ipynb #dceb0394
