@@ -242,3 +242,103 @@ def test_killed_midway_and_resumed(place):
     assert [len(r.manifest['attempts']) for r in sweep.runs if r.status['state']=='finished']==[1, 1] and not workers(sweep)
     assert re.search(r's_w-1: failed after [\d.]+ s: .*negative dimension', said), said
     table = sweep.table(); assert table.best_test_loss.notna().sum()==2 and list(table.s)==[0, 0, 1]
+
+# ---- the command line
+
+def run_main(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main(['sweep', *map(str, words)])
+    return code, out.getvalue(), err.getvalue()
+
+@pytest.fixture
+def repo(place):
+    (place/'.gitignore').write_text('runs/\n__pycache__/\n'); git(place, 'init', '-q', '-b', 'main'); git(place, 'add', '.'); git(place, 'commit', '-q', '-m', 'first')
+    return place
+
+def test_dry_run_creates_nothing(repo):
+    before = sorted(repo.rglob('*'))
+    code, out, _ = run_main('sweep.yaml', '--dry-run', 'train.epochs=3', '--parallel', 2); lines = out.splitlines()
+    assert code==0 and [line.split()[1] for line in lines[1:11]]==NAMES and lines[-1]=='10 runs of supervised; nothing was created'
+    code, out, _ = run_main('sweep.yaml', 'seed=1', '--dry-run', '--json'); assert code==0 and [r['label'] for r in json.loads(out)]==NAMES and json.loads(out)[3]['changes']==['seed=1', 'model.params.area_object_weight=10.0']
+    (repo/'new.txt').write_text('x'); code, out, err = run_main('sweep.yaml', '--dry-run'); assert code==3 and 'would refuse' in err and 'new.txt' in err
+    (repo/'new.txt').unlink(); assert [p for p in sorted(repo.rglob('*')) if '.git' not in p.parts]==[p for p in before if '.git' not in p.parts]
+
+@pytest.mark.parametrize('words, code, message', [(['sweep.yaml', 'train.epoch=3'], 2, "did you mean 'epochs'"), ([], 2, 'sweep what?'), (['nope.yaml'], 2, 'nope.yaml: no such config file'), (['cfg.yaml'], 2, 'unknown key'), (['resume', 'zzz'], 1, 'no sweep zzz'),
+    (['show', 'zzz'], 1, 'no sweep zzz'), (['sweep.yaml', '--parallel', '0'], 2, 'parallel: expected at least 1')])
+def test_mistakes_are_one_line(repo, words, code, message):
+    got, _, err = run_main(*words); assert got==code and message in err and err.count('\n')==1 and not (repo/'runs').exists()
+
+def test_sweep_debug_resume_show(repo, monkeypatch):
+    monkeypatch.setattr(sweep_module, '_start', lambda run, device, threads: stand_in(.01)(run))
+    code, out, _ = run_main('sweep.yaml', 'description=mine', '--debug', '--cpu'); sweep = Sweep(out.splitlines()[0])
+    assert code==0 and states(sweep)==['finished'] + ['created']*9 and sweep.dir.parent==Path('runs/sweeps')
+    manifest = sweep.runs[3].manifest
+    assert manifest['flags']==dict(parallel=1, debug=True, cpu=True) and manifest['edits']==dict(changes=['description=mine']) and manifest['device']=='cpu' and manifest['description']=='mine' and manifest['import_path']==[str(repo)]
+    assert run_main('resume', sweep.id, '--parallel', 3)[0]==0 and set(states(sweep))=={'finished'}
+    code, out, _ = run_main('resume', sweep.id[:15]); assert code==0 and 'all 10 runs are finished already' in out
+    code, out, _ = run_main('show', sweep.id, '--json'); rows = json.loads(out)
+    assert [r['label'] for r in rows]==NAMES and [(r['seed'], r['aow']) for r in rows]==list(itertools.product(range(5), (0., 10.))) and {r['state'] for r in rows}=={'finished'}
+    code, out, _ = run_main('show', sweep.id); assert code==0 and len(out.splitlines())==11 and out.split()[:3]==['label', 'seed', 'aow']
+
+def test_python_file_as_it_was(repo): # a list of sets with functions, as SPACE-Time's users have it
+    (repo/'sweep.py').write_text("from vislearn.runs.sweep import SweepConfig\nimport numpy as np\nconfig = SweepConfig(base='cfg.yaml', name='space', sets=[{'seed': ('seed', range(2), lambda v: v), 'lr': ('optim.lr', np.logspace(-5.5, -4.01, 2), lambda v: f'{v:.0e}')}])\n")
+    git(repo, 'add', '.'); git(repo, 'commit', '-q', '-m', 'second'); code, out, _ = run_main('sweep.py', '--dry-run')
+    assert code==0 and [line.split()[1] for line in out.splitlines()[1:5]]==['space_seed0_lr3e-06', 'space_seed0_lr1e-04', 'space_seed1_lr3e-06', 'space_seed1_lr1e-04']
+
+def test_slurm_gets_one_array(repo, monkeypatch):
+    asked = []
+    def submit(runs, launch=None, folder=None, device=None):
+        asked.append([r.config.label for r in runs]); assert device=='cpu' and Path(folder).name=='slurm' and runs[0].config.launch.array_parallelism==3
+        for i, run in enumerate(runs): run._set_status(job=f'7_{i}')
+        return [f'7_{i}' for i in range(len(runs))]
+    alive = {'7_0': True, '7_1': True}
+    monkeypatch.setattr(sweep_module, 'submit_array', submit); monkeypatch.setattr(sweep_module, 'job_alive', lambda status: alive.get(status.get('job')))
+    code, out, _ = run_main('sweep.yaml', '--slurm', '--cpu', 'launch.array_parallelism=3'); sweep = Sweep(out.splitlines()[0])
+    assert code==0 and asked.pop()==NAMES and 'submitted 10: jobs 7_0 to 7_9' in out and sweep.runs[0].config.launch.kind=='slurm'
+    sweep.runs[5]._set_status(state='finished'); code, out, _ = run_main('resume', sweep.id, '--cpu') # it remembers that it lives on a cluster
+    assert code==0 and asked.pop()==[n for i, n in enumerate(NAMES) if i not in (0, 1, 5)] and '2 are in the queue already' in out
+    code, out, _ = run_main('sweep.yaml', '--slurm', '--cpu', '--debug', 'launch.array_parallelism=3', '--out', 'runs/b'); assert code==0 and asked.pop()==NAMES[:1]
+
+# ---- results
+
+def test_table_and_plot_say_what_the_runs_say(place):
+    sweep = make(place, grid={'optim.lr': [.001, .01, .1], 'seed': [0, 1, 2]}, sets=[dict(act=['+model.params.width', [2, 3]])]); rng = np.random.default_rng(0); curves = rng.uniform(.1, 1, (11, 4))
+    for run, curve in zip(sweep.runs[:-1], curves): # the last one has not begun
+        with run.running():
+            for epoch, value in enumerate(curve): run.log(epoch + 1, epoch, 'train', loss=2*value, lr=.1, batch_loss=9.); run.log(epoch + 1, epoch, 'test', loss=value, accuracy=1 - value)
+    frame = sweep.table(); twin = [c for c in sweep.spec['combinations'] if c['twins']]
+    assert list(frame.columns)==['label', 'act', 'l', 's', 'state', 'best_test_loss', 'train_loss', 'test_loss', 'test_accuracy', 'seconds'] and not twin and list(frame.state)==['finished']*10 + ['created']
+    assert np.allclose(frame.best_test_loss[:-1], curves[:10].min(1)) and np.allclose(frame.test_accuracy[:-1], 1 - curves[:10, -1]) and np.isnan(frame.best_test_loss.iloc[-1]) and frame.seconds[:-1].notna().all()
+    assert list(frame.l)==[.001, .001] + [.001]*3 + [.01]*3 + [.1]*3 and list(frame.act[:2])==[2, 3] and frame.act[2:].isna().all()
+    fig = sweep.plot(); drawn = [ax.get_xlabel() for ax in fig.axes]
+    assert drawn==['model.params.width', 'optim.lr'] and fig.axes[1].get_xscale()=='log' # seeds are what is averaged over
+    means = frame.dropna(subset=['best_test_loss']).query('act!=act').groupby('l').best_test_loss.mean()
+    lines = [line for line in fig.axes[1].lines if line.get_linestyle()=='-' and len(line.get_xdata())==3]
+    assert any(np.allclose(line.get_xdata(), means.index) and np.allclose(line.get_ydata(), means) for line in lines) and sum(len(line.get_xdata()) for line in fig.axes[1].lines if line.get_marker()=='.')==10
+    assert sweep.plot('test_accuracy').axes[0].get_ylabel()=='test accuracy'
+    with pytest.raises(ConfigError, match="no column 'test_los'.*did you mean 'test_loss'"): sweep.plot('test_los')
+    with pytest.raises(RunError, match='no run has reported a number yet'): make(place).plot()
+
+# ---- longer
+
+@pytest.mark.slow
+def test_A08_in_ten_processes(place):
+    sweep = Sweep.create(place/'sweep.yaml', place/'runs', policy='record'); assert sweep.run(4, device='cpu', say=quiet)==0 and set(states(sweep))=={'finished'}
+    again = Sweep.create(place/'sweep.yaml', place/'again', policy='record')
+    for run in again.runs: assert work(run.dir, 'cpu')==0
+    assert [r.digest() for r in sweep.runs]==[r.digest() for r in again.runs] and len({r.manifest['attempts'][0]['pid'] for r in sweep.runs})==10
+    initial = [r.load()['model']['initial'].tolist() for r in sweep.runs]; assert all((initial[i]==initial[j])==(i//2==j//2) for i, j in itertools.combinations(range(10), 2))
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_goes_on_to_the_same_bits(place):
+    sweep = make(place, grid={'seed': [0, 1, 2], '+data.common.delay_s': .05, 'train.epochs': 4}); going = command('sweep', 'resume', sweep.dir, '--parallel', 2, '--cpu')
+    wait_for(lambda: sum(r.status['step']>0 for r in sweep.runs)==2); going.send_signal(signal.SIGINT); said = going.communicate(timeout=90)[0]
+    assert going.returncode==130 and 'stopped; go on with: vislearn sweep resume' in said and states(sweep)==['preempted', 'preempted', 'created'] and not workers(sweep), said
+    assert Sweep(sweep.dir).resume(2, device='cpu', say=quiet)==0 and [len(r.manifest['attempts']) for r in sweep.runs]==[2, 2, 1]
+    whole = make(place, 'whole', grid={'seed': [0, 1, 2], '+data.common.delay_s': 0., 'train.epochs': 4})
+    for run in whole.runs: assert work(run.dir, 'cpu')==0
+    assert [r.digest() for r in whole.runs]==[r.digest() for r in sweep.runs]
+
+@pytest.mark.slow
+def test_several_processes_per_run(place):
+    sweep = make(place, grid={'seed': [0, 1], 'launch.per_node': 2, 'launch.cpus_per_task': 1}); assert sweep.run(device='cpu', say=quiet)==0 and [r.manifest['world']['size'] for r in sweep.runs]==[2, 2]

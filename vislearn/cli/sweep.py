@@ -33,6 +33,7 @@ def sweep_command(
     "Check all combinations, make their runs, train them."
     from vislearn.runs.sweep import Sweep, load_sweep
     if not args.words: raise ConfigError('sweep what? give a sweep file, or: vislearn sweep resume ID, vislearn sweep show ID')
+    if args.parallel<1: raise ConfigError(f'parallel: expected at least 1, got {args.parallel}')
     file, device = Path(args.words[0]), 'cpu' if args.cpu else None
     sys.path[:0] = [p for p in (str(file.resolve().parent), str(Path.cwd())) if p not in sys.path]
     changes = args.words[1:] + (['launch.kind=slurm'] if args.slurm else []) + ([f'out={args.out}'] if args.out else [])
