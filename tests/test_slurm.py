@@ -6,6 +6,7 @@ from vislearn.core import ConfigError
 from vislearn.nets import state_digest
 from vislearn.runs import slurm
 from vislearn.runs.config import Checkpoint, Launch, Log, Part, resolve
+from vislearn.runs.launch import requeue, resume, stop
 from vislearn.runs.metrics import read_jsonl
 from vislearn.runs.record import Run
 from vislearn.runs.slurm import RunJob, SlurmError, cancel_job, job_alive, job_options, job_state, job_states, make_executor, requeue_job, submit, submit_array
@@ -48,11 +49,11 @@ def test_who_requeues(fakes, seen, shown, want):
 
 def test_script_of_a_job(fakes, tmp_path):
     for name in ('sbatch', 'srun'): program(fakes, name, 'cp "$1" "$0.got"; echo Submitted batch job 12')
-    launch = Launch(kind='slurm', nodes=2, per_node=4, cpus_per_task=3, mem_gb=1.5, time_min=90, partition='gpu', account='lab', qos='long', constraint='a100', signal='USR1', signal_delay_s=77, python='/opt/py thon/python', setup=['module load cuda'])
+    launch = Launch(kind='slurm', nodes=2, per_node=4, cpus_per_task=3, mem_gb=1.5, time_min=90, partition='gpu', account='lab', qos='long', constraint='a100', signal='USR1', signal_delay_s=77, python='/opt/py thon/python', setup=['module load cuda', '#SBATCH --gpus-per-node=4'])
     assert make_executor(tmp_path/'log', launch, 'me').submit(RunJob(tmp_path)).job_id=='12'
     text = (fakes/'sbatch.got').read_text()
     for line in ('job-name=me', 'nodes=2', 'ntasks-per-node=4', 'cpus-per-task=3', 'mem=1536MB', 'time=90', 'partition=gpu', 'account=lab', 'qos=long', 'constraint=a100', 'signal=USR1@77', 'requeue'): assert f'#SBATCH --{line}\n' in text
-    assert text.index('SRUN_CPUS_PER_TASK=3') < text.index('\nmodule load cuda\n') < text.index('\nsrun ') and 'trap "" USR1' in text and ' /opt/py thon/python -u -m' in text
+    assert text.index('\n#SBATCH --gpus-per-node=4\n') < text.index('SRUN_CPUS_PER_TASK=3') < text.index('\nmodule load cuda\n') < text.index('\nsrun ') and 'trap "" USR1' in text and ' /opt/py thon/python -u -m' in text
     with pytest.raises(ConfigError, match='launch.signal'): job_options(Launch(signal='HELLO'))
 
 def test_a_refusal_is_one_line(fakes, tmp_path):
@@ -145,6 +146,7 @@ def events(cluster, straight, tmp_path_factory): # runs by name, after what happ
     def go(name, **options): runs[name] = make(folder, **options); return submit(runs[name], device='cpu')
     go('hello', epochs=1, delay_s=0); early = go('early', epochs=1)
     go('limit', epochs=6, delay_s=.008, launch=dict(time_min=1, signal_delay_s=40)); go('person', epochs=3, delay_s=.02); go('killed', epochs=3, delay_s=.02, checkpoint=Checkpoint(every_steps=3))
+    go('stopped', delay_s=.02); go('once', delay_s=.02, launch=dict(max_requeue=0))
     array = array_of_4(folder); notes['array ids'] = submit_array(array, array[0].config.launch.replace(array_parallelism=2), device='cpu')
     runs |= {f'array {i}': run for i, run in enumerate(array)}
     until(lambda: job_state(early)=='RUNNING', runs['early']); time.sleep(.4); subprocess.run(['scancel', early, '--signal', 'USR2'], check=True)
@@ -154,9 +156,13 @@ def events(cluster, straight, tmp_path_factory): # runs by name, after what happ
     while job_alive(status): time.sleep(.1); assert time.time() - start<30
     notes |= {'seconds to know': time.time() - start, 'state when killed': job_state(status['job']), 'status when killed': runs['killed'].status}
     (runs['killed'].dir/'status.json').write_text(json.dumps(runs['killed'].status | dict(heartbeat=time.time() - 121))); notes['after two minutes'] = runs['killed'].status['state']
-    requeue_job(status['job'])
+    assert requeue(runs['killed'])==0
 
     until(lambda: steps(runs['person'])>5, runs['person']); requeue_job(runs['person'].status['job'])
+    until(lambda: steps(runs['once'])>5, runs['once']); subprocess.run(['scancel', runs['once'].status['job'], '--signal', 'USR2'], check=True)
+    until(lambda: steps(runs['stopped'])>5, runs['stopped']); notes['stopped'] = stop(runs['stopped'])
+    until(lambda: 'not requeued' in (runs['once'].status['error'] or ''), runs['once']); notes['once'] = runs['once'].status
+    for name in ('once', 'stopped'): until(lambda: not job_alive(runs[name].status), runs[name]); assert resume(runs[name], slurm=True, device='cpu')==0
     for epochs in (1, 3, 6): straight.begin(epochs=epochs)
     for name in runs: finished(runs[name])
     return runs, notes
@@ -192,6 +198,17 @@ def test_A24_requeued_by_a_person(events, straight): # only SIGTERM comes
 @pytest.mark.slow
 def test_A24_killed_and_requeued(events, straight):
     run = events[0]['killed']; assert len(resumed(run))==2 and resumed(run)[1] % 3==0 and one_value_each(run) and digest(run)==straight()
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_A24_stopped_and_resumed(events, straight): # vislearn stop, then resume --slurm: a new job
+    run = events[0]['stopped']; assert events[1]['stopped']=='preempted' and len(resumed(run))==2 and resumed(run)[1]>5 and digest(run)==straight()
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_A24_too_many_time_limits(events, straight):
+    run, status = events[0]['once'], events[1]['once']
+    assert status['state']=='preempted' and 'saved, but not requeued: Job not requeued because: timed-out too many times' in status['error'] and digest(run)==straight()
 
 @pytest.mark.slurm
 @pytest.mark.slow

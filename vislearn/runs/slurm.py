@@ -45,7 +45,8 @@ def job_options(
     "Translate `launch` for submitit."
     sig = launch.signal.removeprefix('SIG')
     if not hasattr(signal, f'SIG{sig}'): raise ConfigError(f'launch.signal: expected a name such as USR2, got {launch.signal!r}')
-    setup = [f'export SUBMITIT_PREEMPT_SIGNAL={sig} SRUN_CPUS_PER_TASK={launch.cpus_per_task} OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{launch.cpus_per_task}}}', *launch.setup]
+    ours = f'export SUBMITIT_PREEMPT_SIGNAL={sig} SRUN_CPUS_PER_TASK={launch.cpus_per_task} OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{launch.cpus_per_task}}}'
+    setup = sorted([ours, *launch.setup], key=lambda line: not line.startswith('#SBATCH'))   # sbatch reads them up to the first command
     chosen = dict(mem_gb=launch.mem_gb, slurm_partition=launch.partition, slurm_account=launch.account, slurm_qos=launch.qos, slurm_constraint=launch.constraint)
     return dict(name=name, nodes=launch.nodes, tasks_per_node=launch.per_node, cpus_per_task=launch.cpus_per_task, timeout_min=launch.time_min, stderr_to_stdout=True, slurm_setup=setup,
         slurm_signal_delay_s=launch.signal_delay_s, slurm_array_parallelism=launch.array_parallelism, slurm_srun_args=['--kill-on-bad-exit=1'],
@@ -157,7 +158,7 @@ def __call__(
     env = _submitit().JobEnvironment(); warning = getattr(signal, f'SIG{env.USR_SIG}')
     theirs, seen = signal.getsignal(warning), set()
     _export_group()
-    if env.global_rank==0: Run(self.folder)._set_status(job=env.job_id)
+    if env.global_rank==0 and env.cluster=='slurm': Run(self.folder)._set_status(job=env.job_id)
     try:
         with watch((warning.name, 'SIGTERM')) as flag:
             def note(number, frame): seen.add(number); flag(number, frame)
