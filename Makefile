@@ -39,8 +39,9 @@ lab: setup                ## JupyterLab on the notebooks
 
 check: sync test          ## before a commit
 
-bench: setup              ## benchmarks/terrain.json
+bench: setup              ## benchmarks/terrain.json and benchmarks/runs.json
 	@$(BIN)/python benchmarks/bench_terrain.py --out benchmarks/terrain.json
+	@$(BIN)/python benchmarks/bench_runs.py --out benchmarks/runs.json
 
 data: setup               ## make the small samples under data/ again
 	@$(BIN)/python tools/make_data.py

@@ -2,7 +2,7 @@
 import json, subprocess, sys
 from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]; sys.path.insert(0, str(TOP/'benchmarks'))
-import bench_terrain as bt
+import harness as bt
 
 def test_entry_counts_in_the_right_direction():
     e = bt.entry('t', 'ms', [2., 1., 3.], [8., 6., 10.], limit=3.)

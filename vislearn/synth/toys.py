@@ -39,7 +39,7 @@ class Waves:
         rng:np.random.Generator|None=None, # Its augmentation in this epoch; None for none
     )->dict[str, np.ndarray]: # `x` and `supervision`, each `(1,)` float32
         "Give one point."
-        time.sleep(self.delay_s)
+        if self.delay_s: time.sleep(self.delay_s)
         own = sample_rng(self.seed, _SPLITS[self.split], index); x = own.uniform(-2, 2)
         y = np.sin(3*x) * np.exp(-x*x/4) + self.noise * own.normal()
         if rng is not None and self.split=='train': x += self.augment * rng.uniform(-1, 1)
@@ -66,7 +66,7 @@ class Shapes(Waves):
         rng:np.random.Generator|None=None, # Its augmentation in this epoch; None for none
     )->dict[str, np.ndarray|int]: # `image` `(1, 16, 16)` float32, `supervision` in 0, 1, 2
         "Give one picture and the number of its class."
-        time.sleep(self.delay_s)
+        if self.delay_s: time.sleep(self.delay_s)
         own, label = sample_rng(self.seed, _SPLITS[self.split], index), index % 3
         (cy, cx), angle, size, level = own.uniform(6, 9, 2), own.uniform(0, np.pi), own.uniform(4, 6), own.uniform(.6, 1)
         y, x = np.mgrid[:16, :16] - np.array([cy, cx])[:, None, None]

@@ -1,0 +1,116 @@
+"""What reproducibility costs: run folders, checkpoints and resuming against the same training without them
+
+    python benchmarks/bench_runs.py --out benchmarks/runs.json             # everything, about five minutes
+    python benchmarks/bench_runs.py --quick --only save                    # smaller sizes, one group
+
+Both sides of every comparison take turns in one process. `fast` is vislearn, `slow` the plain way; a ratio of 0.98 means that vislearn takes 2 % longer.
+"""
+import os, random, signal, sys, tempfile, time
+from pathlib import Path
+from harness import TOP, entry, group, main
+
+
+def turns(repeats, *fns):
+    "Seconds of every call; the functions take turns, in an order that changes, after one warm-up each."
+    for fn in fns: fn()
+    times, choice = [[] for _ in fns], random.Random(0)
+    for _ in range(repeats):
+        for k in choice.sample(range(len(fns)), len(fns)): start = time.perf_counter(); fns[k](); times[k].append(time.perf_counter() - start)
+    return times
+
+
+def paired(name, unit, fast, slow, config, limit, note=''):
+    "An entry whose ratio is the median of the ratios of neighbours, which a slow moment of the machine hits together."
+    from statistics import median
+    e = entry(name, unit, fast, slow, config, note=note); ratio = median(s/f for f, s in zip(fast, slow))
+    return e | dict(ratio=float(f'{ratio:.4g}'), limit=limit, met=bool(ratio>=limit))
+
+
+@group
+def overhead(quick):
+    """Training of a small network on 16x16 pictures with its run folder (metrics, TensorBoard, status, checkpoints after every epoch) against the same learner without a folder.
+
+    The network is tiny on purpose: with a bigger one the share is smaller. The promise is less than 3 % (ratio at least 0.97).
+    """
+    from vislearn.learn import fit_run
+    from vislearn.runs.record import Run
+    from vislearn.supervised import supervised_learner, supervised_shapes
+    epochs = 2 if quick else 4
+    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+        (Path(folder)/'data').mkdir(); cfg = supervised_shapes(Path(folder)/'data', epochs=epochs, bs=32, n=2048)
+        def plain(): supervised_learner(cfg, 'cpu').fit(epochs)
+        def run():
+            learn, record = supervised_learner(cfg, 'cpu'), records.pop()
+            fit_run(learn, record)
+        repeats = 3 if quick else 15; records = [Run.create(cfg, out=folder, policy='record') for _ in range(repeats + 1)]
+        with_run, without = turns(repeats, run, plain)
+    yield paired('training', 's', with_run, without, dict(epochs=epochs, steps=64*epochs, parameters=2067), .97, 'run folder made before; its making is a fixed cost of every run, next entry')
+    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+        (Path(folder)/'data').mkdir(); cfg = supervised_shapes(Path(folder)/'data')
+        created, = turns(5, lambda: Run.create(cfg, out=folder, policy='record'))
+    yield entry('making a run folder', 's', created, note='git state of two repositories, versions, hardware, list of packages')
+
+
+@group
+def save(quick):
+    "A state of 150 MB written by `Checkpoints.save` (temporary name, two fsyncs, `prev.pt`, index) against `torch.save` onto the path. The promise is less than 15 % (ratio at least 0.87)."
+    import torch
+    from vislearn.runs.ckpt import Checkpoints, save_atomic
+    state = dict(epoch=1, model={str(i): torch.randn(1024, 1024) for i in range(4 if quick else 36)})
+    size = sum(t.nbytes for t in state['model'].values())
+    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+        ckpt, path = Checkpoints(Path(folder)/'ckpt'), Path(folder)/'plain.pt'
+        def plain(): torch.save(state, path)
+        def synced():
+            with open(path, 'wb') as f: torch.save(state, f); f.flush(); os.fsync(f.fileno())
+        ours, atomic, simple, forced = turns(3 if quick else 15, lambda: ckpt.save(state), lambda: save_atomic(state, Path(folder)/'one.pt'), plain, synced)
+    config = dict(mb=round(size/1e6))
+    yield paired('checkpoint against torch.save', 's', ours, simple, config, .87)
+    yield paired('checkpoint against torch.save and fsync', 's', ours, forced, config, .87, 'the same bytes on the disk on both sides')
+    yield paired('one file against torch.save', 's', atomic, simple, config, .87)
+
+
+@group
+def kills(quick):
+    "Files that cannot be read after a writer of 64 MB was killed at a random moment; 20 trials each."
+    import torch
+    from vislearn.runs.ckpt import Checkpoints, CheckpointError, load_plain
+    trials, state, found = 4 if quick else 20, dict(epoch=1, weights=torch.zeros(16, 1024, 1024)), {}
+    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+        ckpt = Checkpoints(folder)
+        for name, write in (('vislearn', ckpt.save), ('plain', lambda s: torch.save(s, Path(folder)/'last.pt'))):
+            broken, choice = 0, random.Random(0)
+            for _ in range(trials):
+                write(state)
+                if (pid := os.fork())==0:
+                    try:
+                        for _ in range(1000): write(state)
+                    finally: os._exit(0)
+                time.sleep(choice.uniform(.02, .4)); os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+                try: load_plain(Path(folder)/'last.pt')
+                except CheckpointError: broken += 1
+            found[name] = broken
+    yield entry('unreadable after kills', 'files', found['vislearn'], None, dict(trials=trials, mb=67), limit=0)
+    yield entry('unreadable after kills, torch.save', 'files', found['plain'], None, dict(trials=trials, mb=67))
+
+
+@group
+def resume(quick):
+    "Seconds from a checkpoint to the next training step, and reading a table of many runs."
+    from vislearn.learn import fit_run
+    from vislearn.runs.compare import run_table
+    from vislearn.runs.record import Run
+    from vislearn.supervised import supervised_learner, supervised_shapes
+    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+        (Path(folder)/'data').mkdir(); cfg = supervised_shapes(Path(folder)/'data', epochs=1); n = 10 if quick else 300
+        first = Run.create(cfg, out=folder, policy='record'); fit_run(supervised_learner(cfg, 'cpu'), first)
+        for i in range(n - 1):
+            other = first.dir.parent/f'20260101-0000{i:04}-aaaaaa'; other.mkdir()
+            for name in ('config.yaml', 'manifest.json', 'status.json', 'metrics.jsonl', 'metrics.csv', 'DONE'): (other/name).write_bytes((first.dir/name).read_bytes())
+        start = time.perf_counter(); table = run_table(folder); seconds = time.perf_counter() - start; assert len(table)==n
+        loads, = turns(5, first.load)
+    yield entry('table of runs', 's', seconds, config=dict(runs=n), limit=5.)
+    yield entry('reading a checkpoint', 's', loads)
+
+
+if __name__ == '__main__': sys.exit(main(__file__, __doc__, lambda name: 1))
