@@ -342,3 +342,24 @@ def test_ctrl_c_saves_and_goes_on_to_the_same_bits(place):
 @pytest.mark.slow
 def test_several_processes_per_run(place):
     sweep = make(place, grid={'seed': [0, 1], 'launch.per_node': 2, 'launch.cpus_per_task': 1}); assert sweep.run(device='cpu', say=quiet)==0 and [r.manifest['world']['size'] for r in sweep.runs]==[2, 2]
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_A24_sweep_on_a_real_slurm(place, monkeypatch):
+    "One array, two at a time; a cancelled one is submitted again by `resume`, the finished ones are not."
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]/'tools')); import slurm_cluster
+    if why := slurm_cluster.missing(): pytest.skip(why)
+    try: slurm_cluster.install()
+    except slurm_cluster.ClusterError as e: pytest.skip(str(e))
+    with slurm_cluster.cluster(place/'slurm') as env:
+        for name, value in env.items(): monkeypatch.setenv(name, value)
+        launch = {f'launch.{k}': v for k, v in dict(kind='slurm', cpus_per_task=1, time_min=5, signal_delay_s=2, array_parallelism=2).items()}
+        sweep = make(place, grid={'seed': [0, 1, 2], '+data.common.delay_s': .02} | launch); lines = []
+        assert sweep.run(device='cpu', say=lines.append)==0 and len({r.status['job'].split('_')[0] for r in sweep.runs})==1
+        subprocess.run(['scancel', sweep.runs[2].status['job']], check=True)
+        wait_for(lambda: states(sweep)[:2]==['finished']*2, 120); wait_for(lambda: not sweep_module.job_alive(sweep.runs[2].status))
+        assert states(sweep)[2]!='finished' and sweep.resume(device='cpu', say=lines.append)==0 and lines[-1].startswith('submitted 1:')
+        wait_for(lambda: states(sweep)==['finished']*3, 120); assert [len(r.manifest['attempts']) for r in sweep.runs[:2]]==[1, 1]
+    local = make(place, 'local', grid={'seed': [0, 1, 2]})
+    for run in local.runs: assert work(run.dir, 'cpu')==0
+    assert [r.digest() for r in local.runs]==[r.digest() for r in sweep.runs]

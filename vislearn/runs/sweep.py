@@ -161,7 +161,7 @@ def _like_ctrl_c()->Iterator[None]:
     "Treat the end of a session and of a batch job as Ctrl-C."
     def stop(number, frame): raise KeyboardInterrupt(signal.Signals(number).name)
     main = threading.current_thread() is threading.main_thread()
-    old = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGHUP)} if main else {}
+    old = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n)!=signal.SIG_IGN} # nohup stays nohup
     try: yield
     finally:
         for number, handler in old.items(): signal.signal(number, handler)
