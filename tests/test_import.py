@@ -30,7 +30,7 @@ def test_every_module_alone():
                  "    try: importlib.import_module(m)\n    except Exception as e: bad.append(f'{m}: {e}')\nprint(json.dumps(bad))") == []
 
 
-def test_torchvision_guard():
+def test_A29_torchvision_guard():
     "fastai.vision imports beside a torchvision whose compiled part may not fit."
     assert fresh("from vislearn.core import import_torchvision\ntv = import_torchvision()\nfrom fastai.vision.all import *\nimport json\n"
                  "print(json.dumps(sum(p.numel() for p in tv.models.resnet18().parameters())))") == 11_689_512

@@ -53,7 +53,7 @@ def test_resume_is_exact(tmp_path, data, whole, stops):
     assert (state_digest(learn.model), summary(run))==whole
     assert len(run.manifest['attempts'])==len(stops) + 1 and run.status['state']=='finished'
 
-def test_sigkill_at_random_moments(tmp_path, data, whole):
+def test_A15_sigkill_at_random_moments(tmp_path, data, whole):
     run, choice, kills = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record'), random.Random(1), 0
     for _ in range(6):
         pid = os.fork()
@@ -74,20 +74,20 @@ def test_every_kind_of_state_is_resumed(tmp_path, data):
     with pytest.raises(KeyboardInterrupt): fit(run, StopCB(37))
     again = fit(Run(run.dir)); assert state_digest(again.model)==state_digest(whole.model) and again.opt.hypers[0]['lr']==whole.opt.hypers[0]['lr']
 
-def test_truncated_last_checkpoint_still_gives_the_same_end(tmp_path, data, whole):
+def test_A16_truncated_last_checkpoint_still_gives_the_same_end(tmp_path, data, whole):
     run = Run.create(config(data, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record')
     with pytest.raises(KeyboardInterrupt): fit_run(learner(StopCB(29)), run)
     last = run.dir/'ckpt'/'last.pt'; bytes_ = last.read_bytes(); last.unlink(); last.write_bytes(bytes_[:-200])
     with pytest.warns(UserWarning, match='using prev.pt'): learn = fit_run(learner(), Run(run.dir))
     assert (state_digest(learn.model), summary(run))==whole
 
-def test_finished_run_is_left_alone(tmp_path, data):
+def test_A18_finished_run_is_left_alone(tmp_path, data):
     run = Run.create(config(data, 2), out=tmp_path/'runs', policy='record'); done = fit_run(learner(), run)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.dir.rglob('*') if p.is_file()}
     again = fit_run(learner(), Run(run.dir))
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.dir.rglob('*') if p.is_file()}==before and state_digest(again.model)==state_digest(done.model)
 
-def test_same_config_same_bits(tmp_path, data):
+def test_A31_same_config_same_bits(tmp_path, data):
     runs = [Run.create(config(data), out=tmp_path/'runs', policy='record') for _ in range(2)]
     assert len({state_digest(fit_run(learner(), run).model) for run in runs})==1
     assert summary(runs[0])==summary(runs[1]) and len({r.manifest['threads']['torch_num_threads'] for r in runs})==1
@@ -114,7 +114,7 @@ def test_run_folder_after_training(tmp_path, data):
     assert len((run.dir/'metrics.csv').read_text().splitlines())==13
 
 @pytest.mark.parametrize('metric,mode,epochs', [('eval_score', 'max', 2), ('eval_score', 'min', 0), ('auto', 'min', 0)])
-def test_selection(tmp_path, data, metric, mode, epochs):
+def test_A13_selection(tmp_path, data, metric, mode, epochs):
     run = Run.create(config(data, 4, select=dict(metric=metric, mode=mode)), out=tmp_path/'runs', policy='record'); scores = [1., 2., 5., 3.]
     name = 'score' if metric!='auto' else 'loss' # eval_loss beats test_loss
     learn = synth_learner(cbs=[EvalCB(lambda l: {name: scores[l.epoch]})]); fit_run(learn, run); assert run.load('best')['epoch'] - 1==epochs
@@ -151,7 +151,7 @@ class Tiny(nn.Module):
     def __init__(self): super().__init__(); self.conv, self.out = nn.Conv2d(1, 4, 3), nn.Linear(4, 1)
     def forward(self, x): y = self.conv(x[:, :, None, None].expand(-1, -1, 3, 3)); self.kind = y.dtype; return self.out(y.flatten(1))
 
-def test_bf16_on_cpu():
+def test_A28_bf16_on_cpu():
     seed_all(0); model = Tiny(); learn = synth_learner(model=model, amp='bf16'); learn.fit(3)
     assert model.kind==torch.bfloat16 and {p.dtype for p in model.parameters()}=={torch.float32} and not torch.is_autocast_enabled('cpu')
     seed_all(0); exact = Tiny(); full = synth_learner(model=exact); full.fit(3)
@@ -212,7 +212,7 @@ def test_max_steps(tmp_path, data):
     run = Run.create(config(data, train=dict(max_steps=21, batch_size=16)), out=tmp_path/'runs', policy='record'); learn = fit_run(learner(), run)
     assert run.metrics().step.max()==21 and run.load()['step']==21 and run.status['state']=='finished' and learn.epoch==1
 
-def test_thread_count_is_set_back(tmp_path, data):
+def test_A33_thread_count_is_set_back(tmp_path, data):
     run, before = Run.create(config(data, 2, checkpoint=dict(every_steps=3)), out=tmp_path/'runs', policy='record'), torch.get_num_threads()
     try:
         torch.set_num_threads(2)

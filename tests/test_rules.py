@@ -166,3 +166,9 @@ def test_python_files_have_no_undefined_names():
     r = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--quiet', '--select', 'F,E9', '--ignore', 'F403,F405,F811', '--exclude', '_modidx.py', 'vislearn', 'tests', 'tools', 'benchmarks'],
         cwd=TOP, capture_output=True, text=True)
     assert r.returncode == 0, r.stdout
+
+
+def test_every_acceptance_line_has_a_test():
+    "A1 to A34 of the runs specification: each is shown by a test that carries its number."
+    found = {int(n) for p in (TOP/'tests').glob('test_*.py') for n in re.findall(r'def test_\w*?A(\d\d)_', p.read_text())}
+    assert found == set(range(1, 35)), f'without a test: {sorted(set(range(1, 35))-found)}'

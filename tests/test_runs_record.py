@@ -34,7 +34,7 @@ def kill_while_saving(folder, save, trials):
         for file in folder.rglob('.*.tmp-*'): file.unlink()
     return broken, leftovers
 
-def test_kill_while_saving(tmp_path):
+def test_A14_kills_while_saving(tmp_path):
     ckpt = Checkpoints(tmp_path)
     broken, leftovers = kill_while_saving(tmp_path, ckpt.save, 6)
     assert broken==0 and leftovers>0 # the kills did hit a save
@@ -43,14 +43,14 @@ def test_kill_while_saving(tmp_path):
     assert in_place>0 # the harness can see a broken file
 
 @pytest.mark.slow
-def test_kill_while_saving_20(tmp_path): assert kill_while_saving(tmp_path, Checkpoints(tmp_path).save, 20)[0]==0
+def test_A14_twenty_kills_while_saving(tmp_path): assert kill_while_saving(tmp_path, Checkpoints(tmp_path).save, 20)[0]==0
 
-def test_leftovers_are_cleaned_at_the_next_start(tmp_path, data):
+def test_A14_leftovers_are_cleaned_at_the_next_start(tmp_path, data):
     run = Run.create(config(data), out=tmp_path/'runs', policy='record'); (run.dir/'ckpt').mkdir(); (run.dir/'ckpt'/'.last.pt.tmp-99').write_text('half')
     run.start(); assert not list((run.dir/'ckpt').glob('.*')); run.finish()
 
 @pytest.mark.parametrize('damage', ['empty', 'half', 'noise', 'pickle', 'missing'])
-def test_damaged_last_falls_back_to_prev(tmp_path, damage):
+def test_A16_damaged_last_falls_back_to_prev(tmp_path, damage):
     ckpt = Checkpoints(tmp_path)
     for epoch in (1, 2): ckpt.save(dict(epoch=epoch, weights=torch.ones(1000)))
     whole = (tmp_path/'last.pt').read_bytes(); (tmp_path/'last.pt').unlink()
@@ -68,7 +68,7 @@ def test_fall_back_to_newest_epoch_then_error(tmp_path):
     with pytest.raises(CheckpointError, match='the folder holds best.pt'): ckpt.load()
     with pytest.raises(CheckpointError, match='no such checkpoint'): Checkpoints(tmp_path/'none').load()
 
-def test_checkpoint_is_weights_only(tmp_path, data):
+def test_A17_checkpoint_is_weights_only(tmp_path, data):
     import fastcore.foundation, numpy as np
     from fastai.torch_core import TensorBase
     run = Run.create(config(data), out=tmp_path/'runs', policy='record')
@@ -79,7 +79,7 @@ def test_checkpoint_is_weights_only(tmp_path, data):
     with pytest.raises(CheckpointError, match='checkpoint.model.opt: cannot store a SGD'): run.save(dict(model=dict(opt=torch.optim.SGD([torch.zeros(1)], lr=1.))))
     run.finish()
 
-def test_retention_of_the_toolkit(tmp_path): # the traces of spec 1.5: files on disk and the best file after every epoch
+def test_A12_retention_of_the_toolkit(tmp_path): # the traces of spec 1.5: files on disk and the best file after every epoch
     ckpt = Checkpoints(tmp_path, Checkpoint(group_epochs=10)); metrics = [5, 4, 6, 3, 7, 8, 2.5, 2, 1.5, 1.2, 3.0, 2.9, 2.95, 2.0]; trace = []
     for epoch, metric in enumerate(metrics):
         ckpt.save_epoch(dict(epoch=epoch + 1), score=metric)
@@ -111,7 +111,7 @@ def check_full(ckpt, big, small):
     assert torch.equal(ckpt.load()['weights'], small['weights']) and ckpt.index['last']['epoch']==1
     assert not [p for p in ckpt.dir.iterdir() if p.name.startswith('.')]
 
-def test_disk_full_while_saving(tmp_path):
+def test_A34_disk_full_while_saving(tmp_path):
     small, big = dict(epoch=1, weights=torch.ones(1024, 1024)), dict(epoch=2, weights=torch.ones(8, 1024, 1024))
     disk = full_disk(tmp_path/'disk')
     if disk:
@@ -122,7 +122,7 @@ def test_disk_full_while_saving(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (16*2**20, 16*2**20)); check_full(ckpt, big, small)
     assert os.waitstatus_to_exitcode(os.waitpid(child(limited), 0)[1])==0
 
-def test_two_runs_in_one_second(tmp_path, data, monkeypatch):
+def test_A30_two_runs_in_one_second(tmp_path, data, monkeypatch):
     monkeypatch.setattr(time, 'gmtime', lambda *a: time.struct_time((2026, 1, 2, 3, 4, 5, 0, 2, 0)))
     one, two = (Run.create(config(data), out=tmp_path/'runs', policy='record') for _ in range(2))
     assert one.dir!=two.dir and one.dir.name[:16]==two.dir.name[:16]=='20260102-030405-' and ':' not in one.dir.name
@@ -162,7 +162,7 @@ def test_manifest_is_complete_before_training(tmp_path, data):
 
 def git(folder, *words): subprocess.run(['git', '-C', str(folder), '-c', 'user.name=a', '-c', 'user.email=a@b', *words], check=True, capture_output=True)
 
-def test_policy_in_all_states(tmp_path, data, monkeypatch):
+def test_A05_policy_in_all_states(tmp_path, data, monkeypatch):
     monkeypatch.setattr('vislearn.runs.git.package_git', lambda: None)
     repo = tmp_path/'repo'; repo.mkdir(); git(repo, 'init', '-q'); cfg = repo/'c.yaml'; cfg.write_text('a: 1'); (repo/'.gitignore').write_text('*.log')
     def refused(expect):
