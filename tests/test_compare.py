@@ -94,6 +94,7 @@ def test_only_run_folders_are_listed(tmp_path):
         (root/name).mkdir()
         for file in files: (root/name/file).write_text('{}')
     (root/'demo.line'/'20260101-000000-abcdef').mkdir(); (root/'link').symlink_to(root) # a loop
+    sweep = root/'sweeps'/'20260101-000000-sweepa'; sweep.mkdir(); (sweep/'sweep.json').write_text('{}'); (sweep/'base.yaml').write_text('') # not a run, though its name is like one
     (run.dir/'artifacts').mkdir(); shutil.copytree(nested, run.dir/'artifacts'/'inside')
     assert {str(f) for f in run_folders(root)}=={str(run.dir), str(nested), str(root/'demo.line'/'20260101-000000-abcdef')}
 

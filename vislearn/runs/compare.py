@@ -168,6 +168,7 @@ def run_folders(
     try: entries = {e.name: e for e in os.scandir(root)}
     except OSError: return
     found = entries.keys() & _OWN
+    if 'sweep.json' in entries: return # a list of runs, which lie elsewhere
     if _ID.fullmatch(Path(root).name) or (found and len(found) + len(entries.keys() & _ANY)>1): yield Path(root)
     for entry in entries.values():
         if depth and entry.name not in _INSIDE and entry.is_dir(follow_symlinks=False): yield from run_folders(entry.path, depth - 1)
