@@ -1,6 +1,5 @@
 "Sweeps: what is expanded, what is refused, and runs in processes of their own that fail, are stopped and killed, and go on."
 import contextlib, io, itertools, json, os, re, signal, subprocess, sys, threading, time
-from functools import partial
 from pathlib import Path
 import numpy as np, psutil, pytest
 from hypothesis import given, settings, strategies as st
@@ -9,7 +8,7 @@ from vislearn.cli.main import main
 from vislearn.core import ConfigError
 from vislearn.runs import sweep as sweep_module
 from vislearn.runs.combos import axis_keys, short_names, sweep_values
-from vislearn.runs.config import config_hash, parse_yaml
+from vislearn.runs.config import config_hash
 from vislearn.runs.git import DirtyRepoError
 from vislearn.runs.local import work
 from vislearn.runs.record import Run, RunError, all_runs

@@ -47,20 +47,24 @@ def _text(cmd): return dict(description=cmd.help, epilog=f'example:\n  {cmd.exam
 
 def family_parser(
     family:str, # Name in `FAMILIES`
-    words:Sequence[str]=(), # What follows it: the first word may choose a command
 )->argparse.ArgumentParser: # Parser that sets `run`
     "Build the parser of one family."
     module, help = FAMILIES[family]
     commands = importlib.import_module(module).COMMANDS[family]
     own, others = next((c for c in commands if c.name==family), None), [c for c in commands if c.name!=family]
-    if own and not (words and words[0] in [c.name for c in others]):
-        p = argparse.ArgumentParser(prog=f'vislearn {family}', **_text(own)); p.epilog += ''.join(f'\n\nvislearn {family} {c.name}: {c.help}\n  {c.example}' for c in others)
-        own.args(p); p.set_defaults(run=own.run); return p
     p = argparse.ArgumentParser(prog=f'vislearn {family}', description=help)
-    sub = p.add_subparsers(metavar='COMMAND', required=True)
-    for c in others:
-        q = sub.add_parser(c.name, help=c.help, **_text(c))
-        c.args(q); q.set_defaults(run=c.run)
+    if others:
+        sub = p.add_subparsers(metavar='COMMAND', required=True)
+        for c in others:
+            q = sub.add_parser(c.name, help=c.help, **_text(c))
+            c.args(q); q.set_defaults(run=c.run)
+    return _own_parser(own, others, p) if own else p
+
+def _own_parser(own, others, rest):
+    "Build the parser of the command that has the name of its family; the first word can still choose another one."
+    p = argparse.ArgumentParser(prog=rest.prog, **_text(own)); p.epilog += ''.join(f'\n\n{rest.prog} {c.name}: {c.help}\n  {c.example}' for c in others)
+    own.args(p); p.set_defaults(run=own.run); direct, names = p.parse_args, [c.name for c in others]
+    p.parse_args = lambda words: rest.parse_args(words) if words and words[0] in names else direct(words)
     return p
 
 def top_help()->str: # Text
@@ -84,7 +88,7 @@ def main(
         if argv[0] not in FAMILIES:
             from vislearn.core import ConfigError, nearest
             raise ConfigError(f'{argv[0]}: unknown command{nearest(argv[0], FAMILIES)}; one of {", ".join(FAMILIES)}')
-        args = family_parser(argv[0], argv[1:]).parse_args(argv[1:])
+        args = family_parser(argv[0]).parse_args(argv[1:])
         return args.run(args) or 0
     except UserError as e: print(f'vislearn: {e}', file=sys.stderr); return e.exit_code
     except FileNotFoundError as e: print(f'vislearn: {e.filename or e}: no such file or folder', file=sys.stderr); return 1

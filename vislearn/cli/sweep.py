@@ -66,7 +66,9 @@ def _dry_run(cfg, file, changes, args):
 def _one_args(p):
     p.add_argument('sweep_id', metavar='ID', help='folder, id, or the beginning of an id'); p.add_argument('--out', default='runs', metavar='DIR', help='folder of run folders (default runs)')
 
-def _resume_args(p): _one_args(p); _how_args(p); p.add_argument('--force', action='store_true', help='although the code is at another commit now')
+def _resume_args(p):
+    _one_args(p); _how_args(p); p.add_argument('--force', action='store_true', help='although the code is at another commit now')
+    p.add_argument('--slurm', action='store_true', help='submit what is left to Slurm, also if the sweep was begun here')
 
 def _show_args(p):
     _one_args(p); p.add_argument('--json', action='store_true', help='print for a program to read'); p.add_argument('--plot', metavar='FILE', help='draw the metric against each swept value, for example sweep.png')
@@ -76,7 +78,7 @@ def resume_command(
 )->int: # Exit code
     "Train what is not finished."
     from vislearn.runs.sweep import Sweep
-    return Sweep(args.sweep_id, args.out).resume(args.parallel, args.debug, device='cpu' if args.cpu else None, force=args.force)
+    return Sweep(args.sweep_id, args.out).resume(args.parallel, args.debug, args.slurm or None, 'cpu' if args.cpu else None, args.force)
 
 def show_command(
     args:argparse.Namespace, # See `vislearn sweep show --help`

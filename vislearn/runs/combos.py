@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, field_serializer, model_validator
 from ..core import ConfigError
-from .yaml import dump_yaml, parse_yaml, plain_values
+from .yaml import parse_yaml, plain_values
 from .config import Frozen, RunConfig, config_hash, find_task, load_config, override
 from .edits import edit, read_values
 from .naming import combo_label

@@ -25,7 +25,7 @@ from .record import Run, RunError, _write_json, all_runs, new_run_id
 from .compare import run_numbers, run_row
 from .local import n_threads
 from .slurm import job_alive, submit_array
-from .combos import Combo, SweepConfig, axis_keys, base_config, expand, load_sweep
+from .combos import SweepConfig, axis_keys, base_config, expand, load_sweep
 from ..viz import PALETTE
 
 # %% ../../nbs/runs/21_sweep.ipynb #3b84e722
