@@ -200,15 +200,15 @@ def stop(folder):
 
 @contextlib.contextmanager
 def cluster(folder, nodes=2, cpus=8):
-    "A cluster for the time of a `with`: gives the environment variables for commands."
-    env = start(folder, nodes, cpus)
-    try: yield env
-    finally: stop(folder)
+    "A cluster for the time of a `with`: gives the environment variables for commands. It ends with this process, even after kill -9."
+    guard = subprocess.Popen([sys.executable, __file__, 'guard', str(folder)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    try: yield start(folder, nodes, cpus)
+    finally: stop(folder); guard.stdin.close(); guard.wait(30)   # it sees the end of its input, and finds nothing to do
 
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('command', choices=('start', 'stop', 'status', 'env')); p.add_argument('folder', type=Path, help='folder of the cluster, made if it is missing')
+    p.add_argument('command', choices=('start', 'stop', 'status', 'env', 'guard'), help='guard: stop the cluster when the input ends'); p.add_argument('folder', type=Path, help='folder of the cluster, made if it is missing')
     p.add_argument('--nodes', type=int, default=2, help='number of nodes (2)'); p.add_argument('--cpus', type=int, default=8, help='cores of each node, may be more than there are (8)')
     a = p.parse_args(args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))   # so that a half-started cluster is stopped
@@ -216,7 +216,8 @@ def main(args=None):
         if a.command != 'env' and os.geteuid(): raise ClusterError('needs root: run this with sudo')
         if a.command == 'start': start(a.folder, a.nodes, a.cpus); say(f'{a.nodes} node(s) idle; to use them type the next line')
         if a.command in ('start', 'env'): print(f'export SLURM_CONF={environment(a.folder)["SLURM_CONF"]}')
-        if a.command == 'stop': print(f'stopped {stop(a.folder)} processes')
+        if a.command == 'guard': sys.stdin.read()
+        if a.command in ('stop', 'guard'): print(f'stopped {stop(a.folder)} processes')
         if a.command == 'status':
             found = processes(a.folder)
             print(json.dumps(dict(running='slurmctld' in found.values(), processes=found)) if found else 'not running')
