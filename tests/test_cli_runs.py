@@ -20,7 +20,7 @@ train: {{epochs: 2, batch_size: 16}}
 checkpoint: {{every_steps: 1}}
 log: {{tensorboard: false}}
 '''
-OWN_DATA = '''import os, signal
+OWN_DATA = '''import os, signal, time
 from pathlib import Path
 from vislearn.synth.toys import Waves
 
@@ -35,6 +35,11 @@ class Trouble(Waves):
         return super().item(index, rng)
     def nothing(self, where): pass
     def stop(self, where): os.kill(os.getpid(), signal.SIGTERM)
+    def wait(self, where):
+        from vislearn.runs.preempt import stop_flag
+        if (where/'waited').exists(): return
+        (where/'waited').touch(); end = time.time() + 120
+        while stop_flag.requested is None and time.time()<end: time.sleep(.02)
     def fill(self, where):
         with open(where/'filler', 'wb', buffering=0) as f:
             try:
@@ -183,8 +188,8 @@ def test_run_from_start_to_end(repo, capsys, monkeypatch):
     assert main(['resume', run.id]) == 0 and 'already finished' in capsys.readouterr().out and files(repo, repo.parent) == before
 
     other = train(capsys, 'cfg.yaml', '--cpu')
-    assert main(['ls']) == 0; out = capsys.readouterr().out; assert out.index(other.id) < out.index(run.id) and 'finished' in out and 'a curved line' in out
-    assert main(['ls', '--json', '--task', 'supervised', '--state', 'finished']) == 0; rows = json.loads(capsys.readouterr().out); assert [r['id'] for r in rows] == [other.id, run.id] and rows[1]['step'] == 12 and rows[1]['best'] > 0
+    assert main(['ls']) == 0; out = capsys.readouterr().out; assert other.id in out and run.id in out and 'finished' in out and 'a curved line' in out
+    assert main(['ls', '--json', '--task', 'supervised', '--state', 'finished']) == 0; rows = json.loads(capsys.readouterr().out); assert {r['id']: r['step'] for r in rows} == {other.id: 8, run.id: 12} and rows[1]['best'] > 0
     assert main(['ls', '--state', 'failed']) == 0 and 'no such runs' in capsys.readouterr().out and main(['ls', '--out', 'none']) == 0 and 'no runs in none' in capsys.readouterr().out
     assert 'no state' in fails(capsys, 1, 'ls', '--state', 'finishd')
     assert main(['show', run.id]) == 0 and run.id in capsys.readouterr().out and main(['show', '--json', run.id]) == 0
@@ -289,16 +294,17 @@ def shell(package, cwd, *args): done = subprocess.run(**command(package, cwd, *a
 def test_real_processes(package, tmp_path, capsys, monkeypatch):
     "Run, stop from another terminal, resume: the same bits as without the stop."
     repo = make_repo(tmp_path/'mine', tmp_path/'data')
-    slow = subprocess.Popen(**command(package, repo, 'run', 'cfg.yaml', '+data.common.delay_s=0.01', 'train.epochs=4'))
+    words = ('cfg.yaml', *TROUBLE, f'+data.train.params.where={tmp_path}')
+    slow = subprocess.Popen(**command(package, repo, 'run', *words, '+data.train.params.what=wait'))
     folder = repo/slow.stdout.readline().strip(); assert (folder/'manifest.json').exists(), slow.stderr.read()
-    deadline = time.time() + 60
-    while Run(folder).status['step'] < 1 and not (folder/'ckpt'/'last.pt').exists() and time.time() < deadline: time.sleep(.05)
+    deadline = time.time() + 100
+    while not (tmp_path/'waited').exists() and slow.poll() is None and time.time() < deadline: time.sleep(.05)
     code, out, err = shell(package, repo, 'stop', folder.name); assert code == 0, err
     _, err = slow.communicate(timeout=60); assert slow.returncode == 75 and 'Traceback' not in err and 'saved at step' in err, err
-    run = Run(folder); assert run.status['state'] == 'preempted' and 0 < run.status['step'] < 16
+    run = Run(folder); assert run.status['state'] == 'preempted' and 0 < run.status['step'] < 8
     code, out, err = shell(package, repo, 'resume', run.id); assert code == 0, err
     manifest = run.manifest; assert run.status['state'] == 'finished' and len(manifest['attempts']) == 2 and manifest['package_git']['root'] == str(package) and manifest['reproducible'] is True
-    monkeypatch.chdir(repo); set_package_git(monkeypatch); whole = train(capsys, 'cfg.yaml', '+data.common.delay_s=0.0', 'train.epochs=4')   # the same here, at one go
+    monkeypatch.chdir(repo); set_package_git(monkeypatch); whole = train(capsys, *words)   # the same here, at one go
     assert whole.digest('last') == run.digest('last')
 
 
