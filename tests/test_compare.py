@@ -10,6 +10,9 @@ from vislearn.runs.config import RunConfig, canonical, override
 from vislearn.runs.record import Run, RunError
 from vislearn.runs.yaml import dump_yaml, parse_yaml
 
+@pytest.fixture(autouse=True)
+def no_package_list(monkeypatch): monkeypatch.setattr('vislearn.runs.record.packages', lambda: '')   # a third of a second per run, and of no interest here
+
 def config(root, *changes, **fields):
     cfg = RunConfig(**(dict(task='demo.line', description='a line', data=dict(root=str(root), train=dict(name='t')), model=dict(name='m'), train=dict(epochs=3, batch_size=16), log=dict(tensorboard=False, every_steps=1)) | fields))
     return override(cfg, changes)

@@ -6,6 +6,9 @@ from vislearn.runs.config import RunConfig
 from vislearn.runs.explore import Comparison, RunsView, comparison_html, explore, run_html
 from vislearn.runs.record import Run
 
+@pytest.fixture(autouse=True)
+def no_package_list(monkeypatch): monkeypatch.setattr('vislearn.runs.record.packages', lambda: '')   # a third of a second per run, and of no interest here
+
 def written(root, label, task='demo.line', loss=1., n=3, **fields):
     cfg = RunConfig(task=task, label=label, description=f'about {label}', data=dict(root=str(root), train=dict(name='t')), model=dict(name='m'), train=dict(epochs=3, batch_size=16), log=dict(tensorboard=False), **fields)
     run = Run.create(cfg, out=root/'runs', policy='record').start()
