@@ -233,3 +233,5 @@ def rerun(
     if new.status['state']!='finished': raise RerunError(f'{new.dir}: the second run did not finish (exit code {code}): {new.status["error"] or "see its messages above"}')
     one, two = model_digests(run), model_digests(new); both = one.keys() & two.keys()
     return Rerun(new, all(one[k]==two[k] for k in both) if both else None, metric_differences(run, new), remarks + changed_since(run), two.get('last'))
+
+
