@@ -14,7 +14,7 @@ setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vislearn needs Python 3.11 or newer; say make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing vislearn into .venv"
-	@$(BIN)/pip install -q uv==0.13.8 && env UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $${PIP_INDEX_URL:+UV_DEFAULT_INDEX=$$PIP_INDEX_URL} $(BIN)/uv pip install -q -p $(BIN)/python -c constraints.txt -e '.[dev]' \
+	@$(BIN)/pip install -q uv==0.13.8 && env UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $${PIP_INDEX_URL:+UV_DEFAULT_INDEX=$$PIP_INDEX_URL} $(BIN)/uv pip install -q --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[dev]' \
 	  || $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 

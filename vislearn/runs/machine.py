@@ -8,6 +8,7 @@ __all__ = ['versions', 'packages', 'hardware', 'threads', 'environment', 'data_f
 
 # %% ../../nbs/runs/06_machine.ipynb #eb1888b6
 import getpass, hashlib, importlib.metadata, os, platform, random, socket, sys, time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,7 @@ def _driver()->str|None: # Version of the NVIDIA driver
     words = file.read_text().split('\n')[0].split() if file.exists() else []
     return next((w for w in words if w[0].isdigit()), None)
 
+@cache
 def packages()->str: # One `name==version` per line, sorted
     "List everything that is installed."
     return '\n'.join(sorted({f'{d.name}=={d.version}' for d in importlib.metadata.distributions() if d.name}, key=str.lower)) + '\n'
@@ -59,13 +61,21 @@ def environment()->dict[str, str]: # The few variables that matter for a run
     return {k: v for k, v in sorted(os.environ.items()) if k in names or k.startswith(('SLURM_', 'MASTER_'))}
 
 # %% ../../nbs/runs/06_machine.ipynb #5f563321
+def _files(
+    root:Path, # Folder
+)->Iterator[Path]: # Files below it
+    "Walk through a folder; hidden ones, such as `.git` and `.venv`, hold no data."
+    for folder, inner, names in os.walk(root):
+        inner[:] = [d for d in inner if not d.startswith('.')]
+        yield from (p for p in (Path(folder)/n for n in names) if p.is_file())
+
 def data_fingerprint(
     root:Path|str, # File or folder
     contents:bool=False, # Hash every byte instead of sizes and times?
 )->dict: # `root`, `files`, `bytes`, `fingerprint` (64 hexadecimal digits, None where there is nothing)
     "Describe a data set so that a changed one is noticed."
     root, digest, size = Path(root), hashlib.sha256(), 0
-    files = sorted(p for p in root.rglob('*') if p.is_file()) if root.is_dir() else [root] if root.is_file() else []
+    files = sorted(_files(root)) if root.is_dir() else [root] if root.is_file() else []
     for file in files:
         stat = file.stat(); size += stat.st_size
         name = file.relative_to(root).as_posix() if file!=root else file.name
@@ -85,7 +95,8 @@ def seed_everything(
     if mode not in ('off', 'seed', 'strict'): raise ConfigError(f'deterministic must be off, seed or strict, got {mode!r}')
     strict = mode=='strict'
     if strict and not torch.cuda.is_initialized(): os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    torch.use_deterministic_algorithms(strict); torch.backends.cudnn.deterministic = strict
+    if strict!=torch.are_deterministic_algorithms_enabled(): torch.use_deterministic_algorithms(strict) # loads the compiler of torch: a second that most runs need not spend
+    torch.backends.cudnn.deterministic = strict
     if strict: torch.backends.cudnn.benchmark = False
     if mode!='off': seed_all(seed + rank)
 
