@@ -100,7 +100,7 @@ def test_A02_bad_configs(repo, capsys, change, words):
     (('cfg.yaml', 'train.epoch=3'), "no key train.epoch (did you mean 'epochs'?)"), (('cfg.yaml', 'train.epochs=many'), "train.epochs: expected an integer, got 'many'"), (('cfg.yaml', 'data.root=/none'), 'is not there'),
     (('cfg.yaml', '--modify', 'train.epochs'), 'expected pairs'), (('cfg.yaml', '--delete', 'descripton'), "did you mean 'description'"), (('cfg.yaml', '--', 'seed'), 'expected pairs'), (('none.yaml',), 'no such config file'), ((), 'run what?'),
     (('supervised_wavs',), "did you mean 'supervised_waves'"), (('supervised_waves', 'bs=x'), "batch_size: expected an integer, got 'x'"), (('terrain_photos',), 'needs root='), (('cfg.yaml', '--mini', '0'), 'at least 1 item'), (('cfg.yaml', '--nproc', '0'), 'launch.per_node'),
-    (('cfg.yaml', '--no-logging', '--slurm'), 'keeps nothing'), (('cfg.yaml', '--allow-dirty-repo', '--y', '--dirty=snapshot'), 'keeps nothing'), (('cfg.yaml', 'what?'), '')])
+    (('cfg.yaml', '--no-logging', '--slurm'), 'keeps nothing'), (('cfg.yaml', '--allow-dirty-repo', '--y', '--dirty=snapshot'), 'keeps nothing'), (('cfg.yaml', '--no-logging', '--nproc', '2'), 'there is one process'), (('cfg.yaml', 'what?'), "'what?': expected key=value")])
 def test_A02_bad_words(repo, capsys, args, words):
     before = files(repo, repo.parent)
     err = fails(capsys, 2, 'run', *args); assert words in err, err
@@ -123,6 +123,9 @@ def test_dry_run_creates_nothing(repo, capsys):
     out = capsys.readouterr().out; values = parse_yaml(out)
     assert values['optim']['lr'] == 5e-3 and values['model']['params']['width'] == 4 and values['launch']['per_node'] == 2 and values['out'] == 'else' and files(repo, repo.parent) == before
     assert '# would train in 2 processes on cpu, into else/supervised/<new run id>' in out and f'# code: {repo} at {git(repo, "rev-parse", "HEAD")[:10]}' in out
+    assert main(['run', 'cfg.yaml', 'launch.kind=slurm', 'launch.nodes=2', '--nproc', '3', '--dry-run']) == 0
+    launch = parse_yaml(capsys.readouterr().out)['launch']; assert (launch['kind'], launch['nodes'], launch['per_node']) == ('local', 1, 3) # here, whatever the file says
+    assert main(['run', 'cfg.yaml', '--slurm', '--nproc', '3', '--dry-run']) == 0 and '# would train through Slurm' in capsys.readouterr().out
     (repo/'full.yaml').write_text(out); assert load_config(repo/'full.yaml').train.epochs == 2 # the output is a config itself
 
 
@@ -186,6 +189,8 @@ def test_run_from_start_to_end(repo, capsys, monkeypatch):
 
     before = files(repo, repo.parent) # A18
     assert main(['resume', run.id]) == 0 and 'already finished' in capsys.readouterr().out and files(repo, repo.parent) == before
+
+    assert main(['requeue', str(run.dir)]) == 0 and 'already finished' in capsys.readouterr().out and 'nothing to stop' in fails(capsys, 1, 'stop', run.id) and files(repo, repo.parent) == before
 
     other = train(capsys, 'cfg.yaml', '--cpu')
     assert main(['ls']) == 0; out = capsys.readouterr().out; assert other.id in out and run.id in out and 'finished' in out and 'a curved line' in out

@@ -135,6 +135,14 @@ def test_what_cannot_be_brought_back(repo, tmp_path):
 
 
 @pytest.mark.slow
+def test_A31_two_processes_again(repo):
+    "A run of two processes is repeated with two."
+    one = train(repo, '--nproc', '2', '--cpu')
+    model_file(repo).write_text(MODEL.replace('FACTOR = 1.', 'FACTOR = 2.')); git(repo, 'commit', '-qam', 'moved on')
+    result = rerun(one); assert result.identical and result.run.manifest['attempts'][0]['world'] == one.manifest['attempts'][0]['world'] == 2
+
+
+@pytest.mark.slow
 def test_a_moved_repository_is_found_from_inside(repo, tmp_path, monkeypatch):
     one = train(repo); folder = tmp_path/'kept'; shutil.copytree(one.dir, folder)
     clone = tmp_path/'clone'; git(tmp_path, 'clone', '-q', str(repo), str(clone)); shutil.rmtree(repo/'.git')

@@ -85,7 +85,7 @@ def ask_for_run(
     values, source, changes = read_config(args.words[0], args.words[1:])
     values = edit(values, args.find_replace, args.modify, args.delete, changes, args.pairs)
     if args.mini: values = set_mini(values, int(args.mini))
-    launch = dict(kind='slurm') if args.slurm else {}
+    launch = dict(kind='slurm') if args.slurm else {} if args.nproc is None else dict(kind='local', nodes=1) # processes on this machine, whatever the file says
     if args.nproc is not None: launch |= dict(per_node=args.nproc)
     if launch: values['launch'] = (values.get('launch') or {}) | launch
     if args.out: values['out'] = args.out
@@ -130,6 +130,7 @@ def run_command(
     if args.dry_run: return _dry_run(args, asked)
     if args.allow_dirty_repo or args.no_logging:
         if args.slurm or args.dirty: raise ConfigError(f'{"--allow-dirty-repo" if args.allow_dirty_repo else "--no-logging"} keeps nothing, so it does not go together with {"--slurm" if args.slurm else "--dirty"}')
+        if asked.cfg.launch.per_node>1: raise ConfigError(f'launch.per_node: without a run folder there is one process, got {asked.cfg.launch.per_node}: give launch.per_node=1, or keep the run')
         if not args.allow_dirty_repo: check_repositories([place])
         elif not confirm('Train without a run folder, so that nothing is kept', args.y): raise DirtyRepoError('not started: commit the changes, or answer yes')
         return _scratch(asked)
@@ -201,6 +202,10 @@ def _compare_args(p):
 
 def _records(frame): return [{k: None if v is None or v!=v or str(v)=='<NA>' else v.item() if hasattr(v, 'item') else v for k, v in row.items()} for row in frame.to_dict('records')]
 
+def _no_nan(values):
+    if isinstance(values, dict): return {k: _no_nan(v) for k, v in values.items()}
+    return None if isinstance(values, float) and values!=values else values
+
 def _cell(value): return '' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
 
 def ls_command(
@@ -220,7 +225,7 @@ def show_command(
     "Show everything about one run."
     from vislearn.runs.compare import run_numbers, show_run
     run = _open(args)
-    print_json(dict(folder=str(run.dir), status=run.status, manifest=run.manifest, config=plain_values(run.config), metrics=run_numbers(run.dir, run.config))) if args.json else print(show_run(run))
+    print_json(dict(folder=str(run.dir), status=run.status, manifest=run.manifest, config=plain_values(run.config), metrics=_no_nan(run_numbers(run.dir, run.config)))) if args.json else print(show_run(run))
 
 def compare_command(
     args:argparse.Namespace, # `run_ids`, `json`, `out`
