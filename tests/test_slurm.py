@@ -166,7 +166,8 @@ def person(run, note): training(run); requeue_job(run.status['job'])
 
 def killed(run, note):
     training(run); os.kill(run.status['pid'], signal.SIGKILL); note |= dict(seconds=job_over(run), job=job_state(run.status['job']), status=run.status)
-    (run.dir/'status.json').write_text(json.dumps(run.status | dict(heartbeat=time.time() - 121))); note['later'] = run.status['state']
+    (run.dir/'status.json').write_text(json.dumps(run.status | dict(heartbeat=time.time() - 121)))
+    listed = subprocess.run([sys.executable, '-m', 'vislearn', 'ls', '--out', str(run.dir.parents[1]), '--state', 'dead?', '--json'], capture_output=True, text=True, timeout=60); note['listed'] = [r['id'] for r in json.loads(listed.stdout)]
     assert requeue(run)==0
 
 def peer(run, note): training(run); os.kill(process_of(run.status['job'], 1), signal.SIGKILL); job_over(run); note['status'] = run.status; assert requeue(run)==0
@@ -244,7 +245,7 @@ def test_A24_warned_before_python_listens(events, straight): assert digest(event
 @pytest.mark.slow
 def test_A27_a_killed_job_is_seen_dead(events):
     note = events[1]['killed'] # status.json cannot know, Slurm does; two minutes later everybody does
-    assert note['seconds']<30 and note['job']=='FAILED' and note['status']['state']=='running' and note['later']=='dead?'
+    assert note['seconds']<30 and note['job']=='FAILED' and note['status']['state']=='running' and note['listed']==[events[0]['killed'].id]
 
 @pytest.mark.slurm
 @pytest.mark.slow
