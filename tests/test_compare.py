@@ -50,6 +50,10 @@ def test_list_is_newest_first_and_filtered(tmp_path):
     for i, run in enumerate(runs): change(run.dir/'manifest.json', started=f'2026-01-0{i+1}T00:00:00Z')
     root = tmp_path/'runs'
     assert list(run_table(root).task)==['terrainish', 'terrain.cost', 'terrain.rep']
+    again = [written(tmp_path, label=str(i), task='twin') for i in range(5)] # in one second, or nearly so
+    for run in again: change(run.dir/'manifest.json', started='2026-02-01T00:00:00Z')
+    assert list(run_table(root, task='twin').label)==list('43210')
+    for run in again: shutil.rmtree(run.dir)
     assert list(run_table(root, task='terrain').task)==['terrain.cost', 'terrain.rep'] and list(run_table(root, task='terrain.rep').id)==[runs[0].id]
     assert len(run_table(root, state='finished'))==3 and len(run_table(root, state='failed'))==0
     with pytest.raises(RunError, match="did you mean 'finished'"): run_table(root, state='finishd')

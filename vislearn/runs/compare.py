@@ -173,6 +173,11 @@ def run_folders(
     for entry in entries.values():
         if depth and entry.name not in _INSIDE and entry.is_dir(follow_symlinks=False): yield from run_folders(entry.path, depth - 1)
 
+def _made(folder:Path)->int:
+    "Tell apart runs that were made in the same second."
+    try: return (folder/'config.yaml').stat().st_mtime_ns
+    except OSError: return 0
+
 def run_table(
     root:Path|str='runs', # Folder of run folders
     task:str|None=None, # Only this task, or this family: `terrain` takes `terrain.rep`, too
@@ -183,7 +188,7 @@ def run_table(
     if state is not None and state not in STATES: raise RunError(f'no state {state.rstrip("?")!r}{nearest(state, STATES)}, there are {", ".join(STATES)}')
     rows = [run_row(folder) for folder in run_folders(root)]
     rows = [r for r in rows if state in (None, r['state']) and (task is None or r['task']==task or r['task'].startswith(f'{task}.'))]
-    order = sorted(rows, key=lambda r: (r['started'], r['id']), reverse=True)
+    order = sorted(rows, key=lambda r: (r['started'], _made(Path(r['folder'])), r['id']), reverse=True)
     return pd.DataFrame(order, columns=_ROW).astype(dict(step='Int64', epoch='Int64', best=float, seconds=float, reproducible=bool))
 
 _ROW = 'id task label state step epoch metric best started seconds reproducible sweep description problem folder'.split()
