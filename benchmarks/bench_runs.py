@@ -9,6 +9,8 @@ import os, random, signal, sys, tempfile, time
 from pathlib import Path
 from harness import TOP, entry, group, main
 
+RUNS = TOP/'runs'; RUNS.mkdir(exist_ok=True) # on the same disk, ignored by git
+
 
 def turns(repeats, *fns):
     "Seconds of every call; the functions take turns, in an order that changes, after one warm-up each."
@@ -36,7 +38,7 @@ def overhead(quick):
     from vislearn.runs.record import Run
     from vislearn.supervised import supervised_learner, supervised_shapes
     epochs = 2 if quick else 4
-    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+    with tempfile.TemporaryDirectory(dir=RUNS) as folder:
         (Path(folder)/'data').mkdir(); cfg = supervised_shapes(Path(folder)/'data', epochs=epochs, bs=32, n=2048)
         def plain(): supervised_learner(cfg, 'cpu').fit(epochs)
         def run():
@@ -45,7 +47,7 @@ def overhead(quick):
         repeats = 3 if quick else 15; records = [Run.create(cfg, out=folder, policy='record') for _ in range(repeats + 1)]
         with_run, without = turns(repeats, run, plain)
     yield paired('training', 's', with_run, without, dict(epochs=epochs, steps=64*epochs, parameters=2067), .97, 'run folder made before; its making is a fixed cost of every run, next entry')
-    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+    with tempfile.TemporaryDirectory(dir=RUNS) as folder:
         (Path(folder)/'data').mkdir(); cfg = supervised_shapes(Path(folder)/'data')
         created, = turns(5, lambda: Run.create(cfg, out=folder, policy='record'))
     yield entry('making a run folder', 's', created, note='git state of two repositories, versions, hardware, list of packages')
@@ -58,7 +60,7 @@ def save(quick):
     from vislearn.runs.ckpt import Checkpoints, save_atomic
     state = dict(epoch=1, model={str(i): torch.randn(1024, 1024) for i in range(4 if quick else 36)})
     size = sum(t.nbytes for t in state['model'].values())
-    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+    with tempfile.TemporaryDirectory(dir=RUNS) as folder:
         ckpt, path = Checkpoints(Path(folder)/'ckpt'), Path(folder)/'plain.pt'
         def plain(): torch.save(state, path)
         def synced():
@@ -76,7 +78,7 @@ def kills(quick):
     import torch
     from vislearn.runs.ckpt import Checkpoints, CheckpointError, load_plain
     trials, state, found = 4 if quick else 20, dict(epoch=1, weights=torch.zeros(16, 1024, 1024)), {}
-    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+    with tempfile.TemporaryDirectory(dir=RUNS) as folder:
         ckpt = Checkpoints(folder)
         for name, write in (('vislearn', ckpt.save), ('plain', lambda s: torch.save(s, Path(folder)/'last.pt'))):
             broken, choice = 0, random.Random(0)
@@ -101,7 +103,7 @@ def resume(quick):
     from vislearn.runs.compare import run_table
     from vislearn.runs.record import Run
     from vislearn.supervised import supervised_learner, supervised_shapes
-    with tempfile.TemporaryDirectory(dir=TOP) as folder:
+    with tempfile.TemporaryDirectory(dir=RUNS) as folder:
         (Path(folder)/'data').mkdir(); cfg = supervised_shapes(Path(folder)/'data', epochs=1); n = 10 if quick else 300
         first = Run.create(cfg, out=folder, policy='record'); fit_run(supervised_learner(cfg, 'cpu'), first)
         for i in range(n - 1):

@@ -132,13 +132,16 @@ def fsync_path(
 @contextmanager
 def atomic_path(
     path:Path|str, # Final path
+    sync:bool=True, # Force it onto the disk? False for what can be made again: a reader never sees half of it either way
 )->Iterator[Path]: # Temporary path to write to
     "Write a file under a temporary name and rename it when it is complete."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.tmp-{os.getpid()}')
     try:
         yield tmp
-        fsync_path(tmp); os.replace(tmp, path); fsync_path(path.parent)
+        if sync: fsync_path(tmp)
+        os.replace(tmp, path)
+        if sync: fsync_path(path.parent)
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #0bb59d05

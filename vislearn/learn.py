@@ -356,7 +356,10 @@ def fit_run(
     cbs, learn.max_steps = [ScheduleCB(schedule, schedule_params)], steps
     if run is None: learn.fit(epochs, lr=lr, cbs=cbs); return learn
     state = None if run.ckpt.empty() else run.load()
-    if (run.dir/'DONE').exists() or (state and state['epoch']>=epochs): learn.model.load_state_dict(state['model']); return learn
+    if (run.dir/'DONE').exists() or (state and state['epoch']>=epochs):
+        learn.model.load_state_dict(state['model'])
+        if finish and not (run.dir/'DONE').exists(): run.finish() # it was killed after its last epoch
+        return learn
     every = run.config.train.eval_every
     learn.resume_state, learn.eval_every = state and _same_world(run, state, len(learn.dls.train)), None if every=='epoch' else every
     if state is None or state['world']!=world(): seed_everything(run.config.seed, rank(), run.config.deterministic)

@@ -8,12 +8,12 @@ __all__ = ['FORMAT', 'CheckpointError', 'CheckpointWarning', 'plain', 'save_atom
 
 # %% ../../nbs/runs/09_ckpt.ipynb #51e5674a
 import json, math, os, shutil, time, warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
 from fastcore.basics import patch
-from ..core import UserError, atomic_path
+from ..core import UserError, atomic_path, fsync_path
 from .config import Checkpoint
 
 # %% ../../nbs/runs/09_ckpt.ipynb #fbbb6155
@@ -53,7 +53,7 @@ def save_atomic(
     "Write a checkpoint under a temporary name, force it onto the disk, and rename it."
     try:
         with atomic_path(path) as tmp, open(tmp, 'wb') as stream:
-            torch.save(plain(obj), stream); stream.flush(); os.fsync(stream.fileno())
+            torch.save(plain(obj), stream)
     except (OSError, RuntimeError) as e:
         raise CheckpointError(f'{path}: could not write the checkpoint ({str(e).splitlines()[0]}): free some space; older checkpoints are untouched') from e
 
@@ -122,10 +122,10 @@ def _link(
     target:Path, # Name that shall mean the same content
 ):
     "Give a file a second name in one step; copy where hard links do not exist."
-    with atomic_path(target) as tmp:
+    with atomic_path(target, sync=False) as tmp: # the content is on the disk, and the folder is forced there with the index
         tmp.unlink(missing_ok=True)
         try: os.link(source, tmp)
-        except OSError: shutil.copyfile(source, tmp)
+        except OSError: shutil.copyfile(source, tmp); fsync_path(tmp)
 
 # %% ../../nbs/runs/09_ckpt.ipynb #19daaf86
 @patch
@@ -134,6 +134,7 @@ def save(
     state:dict, # Anything `plain` accepts; `epoch`, `iter`, `step` and `score` go into the index
     name:str='last', # `last` moves the old one to `prev`; other names are plain files
     also:Sequence[str]=(), # Further names of the same state, for example `epoch-0009`
+    drop:Callable[[dict], Sequence[str]]=lambda index: (), # Chooses names to remove, from the new index
 )->Path: # The file
     "Write a checkpoint in one step and note it in the index."
     index, path = self.index, self.dir/f'{name}.pt'
@@ -143,7 +144,9 @@ def save(
     save_atomic(state, path)
     entry = {k: state[k] for k in ('epoch', 'iter', 'step', 'score') if k in state} | dict(saved=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
     for other in also: _link(path, self.dir/f'{other}.pt')
-    self._write_index(index | {n: entry for n in (name, *also)})
+    index |= {n: entry for n in (name, *also)}
+    for old in drop(index): (self.dir/f'{old}.pt').unlink(missing_ok=True); del index[old]
+    self._write_index(index)
     return path
 
 @patch
@@ -169,12 +172,13 @@ def save_scored(
     state:dict, # As for `save`
     score:float|None=None, # Selection metric of this state
     also:Sequence[str]=(), # Further names
+    drop:Callable[[dict], Sequence[str]]=lambda index: (), # As for `save`
 )->bool: # Is it the best so far?
     "Save a state that was measured: newest, and best if it is."
     old, epoch = self.best(); here = state['epoch'] - (0 if state.get('iter') else 1)
     is_best = self.policy.keep_best>0 and rank_score(score, self.mode)<(math.inf if epoch is None else rank_score(old, self.mode))
     select = dict(best=score, epoch=here) if is_best else dict(best=old, epoch=epoch)
-    self.save(state | dict(score=score, select=dict(state.get('select', {}), **select)), also=[*also, *['best']*is_best])
+    self.save(state | dict(score=score, select=dict(state.get('select', {}), **select)), also=[*also, *['best']*is_best], drop=drop)
     return is_best
 
 # %% ../../nbs/runs/09_ckpt.ipynb #8afc7f02
@@ -185,14 +189,10 @@ def save_epoch(
     score:float|None=None, # Selection metric of this epoch
 )->bool: # Is it the best epoch so far?
     "Save at the end of an epoch: newest, best, epoch file, clean-up."
-    done = state['epoch'] - 1
-    is_best = self.save_scored(state, score, [f'epoch-{done:04}'])
-    index = self.index
-    scores = {int(n[6:]): entry.get('score') for n, entry in index.items() if n.startswith('epoch-')}
-    for epoch in set(scores) - kept_epochs(scores, self.policy, self.mode):
-        (self.dir/f'epoch-{epoch:04}.pt').unlink(missing_ok=True); del index[f'epoch-{epoch:04}']
-    self._write_index(index)
-    return is_best
+    def superfluous(index):
+        scores = {int(n[6:]): entry.get('score') for n, entry in index.items() if n.startswith('epoch-')}
+        return [f'epoch-{epoch:04}' for epoch in set(scores) - kept_epochs(scores, self.policy, self.mode)]
+    return self.save_scored(state, score, [f'epoch-{state["epoch"] - 1:04}'], superfluous)
 
 # %% ../../nbs/runs/09_ckpt.ipynb #d5854200
 @patch

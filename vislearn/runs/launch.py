@@ -15,7 +15,7 @@ from .config import RunConfig, config_hash, find_task
 from .local import spawn, tell, work
 from .machine import data_fingerprint
 from .record import Run, RunError, all_runs
-from .slurm import cancel_job, job_state, requeue_job, submit
+from .slurm import cancel_job, job_alive, job_state, requeue_job, submit
 
 # %% ../../nbs/runs/16_launch.ipynb #fab70c3b
 def start(
@@ -27,7 +27,7 @@ def start(
     "Train a run where it should be trained."
     launch = run.config.launch
     if slurm or (launch.kind=='slurm' and nproc is None):
-        print(f'submitted as Slurm job {submit(run, launch)}'); return 0
+        print(f'submitted as Slurm job {submit(run, launch, device and str(device))}'); return 0
     if nproc is None and launch.nodes>1: raise ConfigError(f'launch.nodes: {launch.nodes} machines need launch.kind slurm, got {launch.kind}')
     n = nproc or launch.per_node
     return work(run.dir, device) if n==1 else spawn(run, n, device=device)
@@ -53,7 +53,7 @@ def resume(
     if (run.dir/'DONE').exists(): print(f'{run.id} is already finished'); return 0
     status, manifest = run.status, run.manifest
     if in_use(run): raise RunError(f'{run.id} is in use by process {status["pid"]} on {status["host"]}: wait for it, or stop it')
-    if status.get('job') and job_state(status['job']) in ('PENDING', 'RUNNING', 'SUSPENDED'): raise RunError(f'{run.id} is Slurm job {status["job"]}, which is {job_state(status["job"]).lower()}: wait for it, or vislearn stop it')
+    if job_alive(status): raise RunError(f'{run.id} is Slurm job {status["job"]}, which waits or runs: wait for it, or vislearn stop it')
     commits = {k: v for k, v in run.changes().items() if k.endswith('commit')}
     if commits and manifest.get('policy')!='record' and not force:
         old, new = next(iter(commits.values()))
@@ -69,8 +69,9 @@ def stop(
 )->str: # State afterwards
     "Let a run save and end."
     status = run.status
-    if status['state'] in ('finished', 'failed', 'preempted'): raise RunError(f'{run.id} is {status["state"]}, there is nothing to stop')
-    if status.get('job'): cancel_job(status['job'])
+    waits = bool(status.get('job')) and bool(job_alive(status))
+    if status['state'] in ('finished', 'failed', 'preempted') and not waits: raise RunError(f'{run.id} is {status["state"]}, there is nothing to stop')
+    if waits: cancel_job(status['job'])
     elif not tell(run): raise RunError(f'{run.id} is {status["state"]} and no process of this machine trains it (last heard of: process {status["pid"]} on {status["host"]})')
     end = time.monotonic() + wait_s
     while time.monotonic()<end and run.status['state'] in ('running', 'created'): time.sleep(.1)

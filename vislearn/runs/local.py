@@ -6,7 +6,7 @@
 __all__ = ['logged', 'Outcome', 'attempt', 'work', 'n_threads', 'tell', 'spawn']
 
 # %% ../../nbs/runs/14_local.ipynb #37e63167
-import contextlib, os, signal, subprocess, sys, traceback
+import contextlib, errno, os, signal, subprocess, sys, traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +23,12 @@ class _Tee:
     "Write to the screen and to a file; progress bars stay out of the file."
     def __init__(self, screen:TextIO, file:TextIO): self.screen, self.file = screen, file
     def write(self, text):
-        if '\r' not in text: self.file.write(text)
+        if '\r' not in text:
+            with contextlib.suppress(OSError): self.file.write(text) # a full disk
         return self.screen.write(text)
-    def flush(self): self.screen.flush(); self.file.flush()
+    def flush(self):
+        self.screen.flush()
+        with contextlib.suppress(OSError): self.file.flush()
     def __getattr__(self, name): return getattr(self.screen, name)
 
 @contextmanager
@@ -34,7 +37,11 @@ def logged(
 )->Iterator[Path]: # `log/rank<r>.log`
     "Keep a copy of what is printed."
     path = run.dir/'log'/f'rank{rank()}.log'; path.parent.mkdir(exist_ok=True)
-    with path.open('a', encoding='utf-8', buffering=1) as file, contextlib.redirect_stdout(_Tee(sys.stdout, file)), contextlib.redirect_stderr(_Tee(sys.stderr, file)): yield path
+    file = path.open('a', encoding='utf-8', buffering=1)
+    try:
+        with contextlib.redirect_stdout(_Tee(sys.stdout, file)), contextlib.redirect_stderr(_Tee(sys.stderr, file)): yield path
+    finally:
+        with contextlib.suppress(OSError): file.close()
 
 # %% ../../nbs/runs/14_local.ipynb #b4fb0ddb
 def _note(
@@ -57,8 +64,7 @@ def attempt(
 )->Outcome: # Exit code, and whether to try again
     "Train the run of a folder in this process, or go on with it."
     run = Run(run_dir); manifest = run.manifest
-    for folder in manifest.get('import_path') or []:
-        if folder not in sys.path: sys.path.insert(0, folder) # classes of the user, beside the config
+    sys.path[:0] = [f for f in manifest.get('import_path') or [] if f not in sys.path] # classes of the user, beside the config
     if (run.dir/'DONE').exists(): print(f'{run.id} is already finished'); return Outcome(0, False)
     device, ours = device or manifest.get('device'), dict.fromkeys([*SIGNALS, f"SIG{run.config.launch.signal.removeprefix('SIG')}"])
     with watch(list(ours)):
@@ -68,6 +74,10 @@ def attempt(
             except Preempted as e: print(f'{run.id}: {e}', file=sys.stderr); code = e.exit_code
             except KeyboardInterrupt as e: print(f'{run.id}: {e or "interrupted"}', file=sys.stderr); code = 130
             except UserError as e: print(f'vislearn: {e}', file=sys.stderr); _note(run_dir, e); code = e.exit_code
+            except OSError as e:
+                if surprise := e.errno not in (errno.ENOSPC, errno.EDQUOT): traceback.print_exc()
+                else: print(f'vislearn: {e.filename or run.dir}: could not write the checkpoint or the numbers ({e.strerror}): free some space, then resume {run.id}', file=sys.stderr)
+                _note(run_dir, e)
             except Exception as e: traceback.print_exc(); _note(run_dir, e); surprise = True
         if joined and code==0: leave_group()
     return Outcome(code, surprise)

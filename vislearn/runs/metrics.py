@@ -98,7 +98,7 @@ def write_csv(
     folder:Path|str, # Run folder
 ):
     "Rebuild `metrics.csv` from the records."
-    with atomic_path(Path(folder)/'metrics.csv') as tmp: epoch_frame(folder).to_csv(tmp, index=False)
+    with atomic_path(Path(folder)/'metrics.csv', sync=False) as tmp: epoch_frame(folder).to_csv(tmp, index=False)
 
 # %% ../../nbs/runs/10_metrics.ipynb #5789468d
 class TensorBoardLog:

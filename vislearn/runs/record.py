@@ -17,7 +17,7 @@ from ..core import UserError, atomic_path, nearest
 from .yaml import dump_yaml, plain_values
 from .config import RunConfig, config_hash, find_task, load_config, resolve
 from ..nets import state_digest
-from .git import git_state, package_git, snapshot_patch
+from .git import git_state, package_git, save_patches
 from .distrib import is_main, world
 from .machine import describe_world, make_manifest, packages, threads, versions
 from .preempt import Preempted
@@ -40,9 +40,10 @@ def new_run_id()->str: # For example `20260114-093012-k3v7qa`
 def _write_json(
     path:Path, # File
     values:dict, # Content
+    sync:bool=True, # Force it onto the disk?
 ):
     "Replace a JSON file in one step."
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(plain_values(values), indent=1) + '\n', encoding='utf-8')
+    with atomic_path(path, sync) as tmp: tmp.write_text(json.dumps(plain_values(values), indent=1) + '\n', encoding='utf-8')
 
 def _make_folder(
     parent:Path, # Folder of the task
@@ -64,7 +65,7 @@ class Run:
         self.config = load_config(self.dir/'config.yaml')
         self.ckpt = Checkpoints(self.dir/'ckpt', self.config.checkpoint, self.config.select.mode)
         self._log, self._board, self._lock, self._beat = MetricLog(self.dir), None, None, None
-        self._guard, self._at = threading.Lock(), {}
+        self._guard, self._at, self._table_at = threading.Lock(), {}, time.monotonic()
 
     @property
     def manifest(self)->dict: "What the run depends on."; return json.loads((self.dir/'manifest.json').read_text(encoding='utf-8'))
@@ -105,16 +106,6 @@ def find_run(
     raise RunError(f'no run {where}{near}')
 
 # %% ../../nbs/runs/11_record.ipynb #6eb1856b
-def _snapshot(
-    folder:Path, # Run folder
-    manifest:dict, # Has `git` and `package_git`
-):
-    "Keep what is not committed as patches."
-    names = {(manifest['git'] or {}).get('root'): 'git.patch', (manifest['package_git'] or {}).get('root'): 'package.patch'}
-    if len(names)==1: names = dict.fromkeys(names, 'git.patch') # one repository holds both
-    for root, name in names.items():
-        if root: (folder/name).write_bytes(snapshot_patch(root))
-
 @patch(cls_method=True)
 def create(
     cls:Run,
@@ -137,7 +128,7 @@ def create(
         path.mkdir(parents=True, exist_ok=True)
     (path/'config.yaml').write_text(dump_yaml(cfg), encoding='utf-8')
     if source: shutil.copyfile(source, path/'config.source.yaml')
-    if policy=='snapshot': _snapshot(path, manifest)
+    if policy=='snapshot': manifest['left_out'] = save_patches(git_state(source or Path.cwd()), package_git(), path)
     (path/'env.txt').write_text(packages(), encoding='utf-8')
     _write_json(path/'status.json', dict(state='created', pid=None, host=None, heartbeat=time.time(), attempt=0, step=0, epoch=0, error=None, job=None, force=False))
     _write_json(path/'manifest.json', manifest | dict(run_id=path.name if folder is None else new_run_id()))
@@ -165,7 +156,7 @@ def _set_status(
     "Change some fields of the status in one step."
     with self._guard:
         status = json.loads((self.dir/'status.json').read_text(encoding='utf-8'))
-        _write_json(self.dir/'status.json', status | dict(heartbeat=time.time()) | changes)
+        _write_json(self.dir/'status.json', status | dict(heartbeat=time.time()) | changes, sync=False)
 
 @patch
 def _take_lock(
@@ -341,7 +332,8 @@ def save_epoch(
     "Save at the end of an epoch: newest, best, epoch file."
     if not is_main(): return False
     self.start(); best = self.ckpt.save_epoch(self._stamp(state), score)
-    self._set_status(step=int(state.get('step', 0)), epoch=int(state['epoch'])); write_csv(self.dir)
+    self._set_status(step=int(state.get('step', 0)), epoch=int(state['epoch']))
+    if time.monotonic() - self._table_at>30: write_csv(self.dir); self._table_at = time.monotonic() # all numbers are read again for it: not too often
     return best
 
 @patch
