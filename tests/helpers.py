@@ -9,7 +9,7 @@ def git(folder, *words):
 
 def set_package_git(monkeypatch, state=lambda: None):
     "Say what the repository of vislearn looks like (None: installed from a wheel): its own is in whatever state while somebody works on it."
-    import vislearn.runs.launch, vislearn.runs.rerun # every module that asks is loaded now
+    import vislearn.runs.launch, vislearn.runs.rerun # noqa: F401 - every module that asks is loaded now
     asks = [m for n, m in list(sys.modules.items()) if n.startswith('vislearn.') and hasattr(m, 'package_git')]
     assert len(asks) > 2
     for module in asks: monkeypatch.setattr(module, 'package_git', state)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Literal
 import torch
 from fastai.callback.core import CancelBatchException, Callback
-from fastai.learner import Metric, Recorder
+from fastai.learner import Learner, Metric, Recorder
 from fastai.torch_core import find_bs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -239,7 +239,7 @@ class ExactMetric(Metric):
     def add(self, value:Tensor|float, n:int):
         "Add the mean of `n` items."
         self.sum, self.n = self.sum + torch.as_tensor(value).detach().double() * n, self.n + n
-    def accumulate(self, learn): "Add one batch."; self.add(self.func(learn.pred, *learn.yb), find_bs(learn.yb))
+    def accumulate(self, learn:Learner): "Add one batch."; self.add(self.func(learn.pred, *learn.yb), find_bs(learn.yb))
 
     @property
     def value(self):
@@ -254,7 +254,7 @@ class ExactMetric(Metric):
 class ExactLoss(ExactMetric):
     "Mean of the learner's loss over items."
     def __init__(self): super().__init__(None, 'loss')
-    def accumulate(self, learn): "Add one batch."; self.add(learn.loss.mean(), find_bs(learn.yb))
+    def accumulate(self, learn:Learner): "Add one batch."; self.add(learn.loss.mean(), find_bs(learn.yb))
 
 class RunRecorder(Recorder):
     "fastai's recorder with exact test losses."

@@ -269,7 +269,7 @@ class RunCB(CB):
             part = {k.removeprefix(f'{split}_'): v for k, v in values.items() if k.startswith(f'{split}_')}
             if part: self.record.log(step, self.epoch, split, **part)
 
-    def choose(self, values): "Find out which number decides."; self.best = self.best | dict(metric=select_metric(self.record.config.select.metric, values, hasattr(self.learn, 'eval_cb') or bool(self.learn.eval_every), hasattr(self.learn, 'eval_cb') and self.learn.eval_cb.loss_given))
+    def choose(self, values:Mapping[str, float]): "Find out which number decides."; self.best = self.best | dict(metric=select_metric(self.record.config.select.metric, values, hasattr(self.learn, 'eval_cb') or bool(self.learn.eval_every), hasattr(self.learn, 'eval_cb') and self.learn.eval_cb.loss_given))
     def after_save(self): best, epoch = self.record.ckpt.best(); self.saved_at, self.best = time.monotonic(), self.best | dict(best=best, epoch=epoch)
 
     def after_epoch(self):
@@ -281,7 +281,7 @@ class RunCB(CB):
         self.record.save_epoch(training_state(self.learn, self.epoch + 1, 0) | dict(select=self.best), score); self.after_save()
         if self.epoch + 1<self.n_epoch and agree(stop_flag.requested is not None)[0]: self.stop(done)
 
-    def stop(self, done): "End here: everything is saved."; barrier(); stop_flag.stop(done)
+    def stop(self, done:int): "End here: everything is saved."; barrier(); stop_flag.stop(done)
     def get_state(self)->dict: "Give the sums of this epoch."; return dict(sums=gather((float(self.total), self.count)), best=self.best)
     def set_state(self, state:dict):
         "Put the sums back."

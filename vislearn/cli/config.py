@@ -57,11 +57,12 @@ def missing_here(
     cfg:RunConfig, # Complete config
 )->list[str]: # One line each
     "Say what a run would miss on this machine."
+    from vislearn.runs.launch import check_task
     missing = []
-    for look in (lambda: find_task(cfg.task), lambda: check_data_root(cfg)):
+    for look in (lambda: find_task(cfg.task), lambda: check_data_root(cfg), lambda: check_task(cfg)):
         try: look()
         except ConfigError as e: missing.append(str(e))
-    return missing
+    return list(dict.fromkeys(missing))
 
 def config_check_command(
     args:argparse.Namespace, # `file`, `changes`, `pairs`, `ready`, `json`

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from .main import Command, print_json, print_table
 from ..core import ConfigError, UserError
-from ..runs.config import RECIPES, RunConfig, check_data_root, dump_yaml, find_recipe, find_task, parse_yaml
+from ..runs.config import RECIPES, RunConfig, dump_yaml, find_recipe, parse_yaml
 from ..runs.git import DirtyRepoError, check_repositories
 from ..runs.yaml import plain_values
 
@@ -79,6 +79,7 @@ def ask_for_run(
 )->Asked: # Checked, nothing created
     "Turn a command line into a checked config."
     from vislearn.runs.edits import edit, set_mini
+    from vislearn.runs.launch import check_task
     if not args.words: raise ConfigError('run what? give a .yaml or .py file, or a recipe: ' + ', '.join(RECIPES))
     source = Path(args.words[0]) if Path(args.words[0]).is_file() else None
     path = _import_path(source); sys.path[:0] = [p for p in path if p not in sys.path]
@@ -91,7 +92,7 @@ def ask_for_run(
     if args.out: values['out'] = args.out
     try: cfg = RunConfig(**values)
     except ConfigError as e: raise ConfigError(f'{source or args.words[0]}: {e}') from None
-    find_task(cfg.task); check_data_root(cfg)
+    check_task(cfg)
     shown = {k: v for k, v in vars(args).items() if k not in ('run', 'words', 'pairs', 'dry_run') and v not in (None, False, [])}
     edits = dict(find_replace=args.find_replace, modify=args.modify, delete=args.delete, changes=args.words[1:], pairs=args.pairs)
     return Asked(cfg, source, 'cpu' if args.cpu else None, dict(flags=shown, edits={k: v for k, v in edits.items() if v}, import_path=path, device='cpu' if args.cpu else None))
@@ -160,6 +161,7 @@ def _resume_args(p):
     _one_args(p); p.add_argument('--force', action='store_true', help='although the code is at another commit now')
     p.add_argument('--nproc', type=int, metavar='N', help='processes on this machine (default: as before)')
     p.add_argument('--cpu', action='store_true', help='train on the CPU, even where there is a GPU')
+    p.add_argument('--slurm', action='store_true', help='submit to Slurm')
 
 def _open(args):
     from vislearn.runs.record import Run
@@ -171,7 +173,7 @@ def resume_command(
     "Go on with a run."
     from vislearn.runs.launch import resume
     run = _open(args); sys.path[:0] = [p for p in run.manifest.get('import_path') or [] if p not in sys.path]
-    return resume(run, force=args.force, nproc=args.nproc, device='cpu' if args.cpu else run.manifest.get('device'))
+    return resume(run, force=args.force, nproc=args.nproc, device='cpu' if args.cpu else run.manifest.get('device'), slurm=args.slurm)
 
 def requeue_command(
     args:argparse.Namespace, # `run_id`, `out`
@@ -217,15 +219,17 @@ def ls_command(
     if args.json: print_json(rows); return
     names = ['id', 'task', *(['label'] if any(r['label'] for r in rows) else []), 'state', 'step', 'epoch', 'metric', 'best', 'seconds', 'description']
     if not rows: print(f'no such runs in {args.out}' if args.task or args.state else f'no runs in {args.out}'); return
+    for r in rows: r['description'] = r['problem'] or r['description'] if r['state'] in ('broken?', 'failed') else r['description']
     print_table([[_cell(r[n])[:48] for n in names] for r in rows], names)
 
 def show_command(
     args:argparse.Namespace, # `run_id`, `json`, `out`
 )->None:
     "Show everything about one run."
-    from vislearn.runs.compare import run_numbers, show_run
+    from vislearn.runs.compare import find_folder, run_numbers, show_run
+    if not args.json: print(show_run(find_folder(args.run_id, args.out))); return # damaged ones, too
     run = _open(args)
-    print_json(dict(folder=str(run.dir), status=run.status, manifest=run.manifest, config=plain_values(run.config), metrics=_no_nan(run_numbers(run.dir, run.config)))) if args.json else print(show_run(run))
+    print_json(dict(folder=str(run.dir), status=run.status, manifest=run.manifest, config=plain_values(run.config), metrics=_no_nan(run_numbers(run.dir, run.config))))
 
 def compare_command(
     args:argparse.Namespace, # `run_ids`, `json`, `out`

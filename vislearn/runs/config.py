@@ -332,15 +332,16 @@ def override(
 # %% ../../nbs/runs/01_config.ipynb #e8ac97b9
 class Task(NamedTuple):
     "Where the functions of a task live."
-    train:str # `module:function` that trains: `f(cfg, out)`
+    train:str # `module:function` that trains or goes on: `f(cfg, folder=RUN_DIR, device=None)`
     load:str  # `module:function` that loads what was trained: `f(run)`
+    check:str|None = None # `module:function` that finds mistakes before anything is created: `f(cfg)`
 
 _WINGS = 'vislearn.terrain'
 TASKS = {
     'terrain.rep': Task(f'{_WINGS}.rep:train_rep', f'{_WINGS}.rep:load_encoder'),
     'terrain.cost': Task(f'{_WINGS}.cost:train_cost', f'{_WINGS}.cost:load_cost_model'),
     'terrain.photos': Task(f'{_WINGS}.photos:train_photos', f'{_WINGS}.photos:load_photo_model'),
-    'supervised': Task('vislearn.supervised:train', 'vislearn.supervised:load_model')}
+    'supervised': Task('vislearn.supervised:train', 'vislearn.supervised:load_model', 'vislearn.supervised:check_config')}
 RECIPES = {'terrain_rep': f'{_WINGS}.rep:rep_recipe', 'terrain_rep_seed': f'{_WINGS}.rep:terrain_rep_seed', 'terrain_cost': f'{_WINGS}.cost:cost_recipe',
            'terrain_cost_seed': f'{_WINGS}.cost:terrain_cost_seed', 'terrain_photos': f'{_WINGS}.photos:photo_recipe',
            'supervised_shapes': 'vislearn.supervised:supervised_shapes', 'supervised_waves': 'vislearn.supervised:supervised_waves'}
@@ -357,9 +358,10 @@ def register_task(
     name:str, # For example `terrain.rep`
     train:str, # `module:function` that trains
     load:str, # `module:function` that loads what was trained
+    check:str|None=None, # `module:function` that finds mistakes before anything is created
 ):
     "Make a task known by name."
-    TASKS[name] = Task(train, load)
+    TASKS[name] = Task(train, load, check)
 
 def register_recipe(
     name:str, # For example `svg_lp_smmnist`

@@ -94,7 +94,7 @@ def n_threads(
     run:Run, # Run folder
     nproc:int, # Processes on this machine
 )->str: # Value of `OMP_NUM_THREADS`
-    "Choose threads per process: those of the first attempt, else the given number, else a fair share of the cores."
+    "Choose threads per process: as in the first attempt, else as given, else a fair share."
     attempts, given = run.manifest['attempts'], os.environ.get('OMP_NUM_THREADS')
     if attempts: return str(attempts[-1]['threads']['torch_num_threads'])
     return given or str(max(1, min(run.config.launch.cpus_per_task, (os.cpu_count() or 1) // nproc)))

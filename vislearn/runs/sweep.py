@@ -21,7 +21,7 @@ from ..core import ConfigError, nearest
 from .yaml import dump_yaml
 from .config import RunConfig, check_data_root, config_hash, load_config, override
 from .git import DirtyRepoError, _ask, check_repositories, git_state
-from .record import Run, RunError, _write_json, all_runs, new_run_id
+from .record import Run, RunError, _write_json, all_runs, new_run_id, read_manifest
 from .compare import run_numbers, run_row
 from .local import n_threads
 from .slurm import job_alive, submit_array
@@ -109,7 +109,7 @@ def _make_runs(
     "Make the run folders that are missing."
     spec = self.spec; rows, base = spec['combinations'], load_config(self.dir/'base.yaml'); missing = [c for c, run in zip(rows, self.runs) if run is None]
     if not missing: return
-    notes = {folder: json.loads((folder/'manifest.json').read_text(encoding='utf-8'))['sweep'] for folder in all_runs(self.root)}
+    notes = {folder: read_manifest(folder).get('sweep') for folder in all_runs(self.root)}
     have = {note['index']: folder for folder, note in notes.items() if note and note['id']==self.id}
     source = Path(spec['source']) if spec['source'] and Path(spec['source']).is_file() else None
     for c in missing:

@@ -33,7 +33,9 @@ class Waves:
         self.n = min(n or (512 if split=='train' else 128), mini or 2**62)
 
     def __len__(self): return self.n
-    def __getitem__(self, index): return self.item(index)
+    def __getitem__(self, index):
+        if not 0<=index<self.n: raise IndexError(f'item {index} of {self.n}')
+        return self.item(index)
     def item(self,
         index:int, # Number of the item
         rng:np.random.Generator|None=None, # Its augmentation in this epoch; None for none

@@ -8,7 +8,7 @@ from vislearn.core import ConfigError, seed_all
 from vislearn.learn import BatchDL, ItemDL, fit_run, init_weights, make_learner
 from vislearn.nets import state_digest
 from vislearn.runs.config import InitFrom, RunConfig
-from vislearn.runs.distrib import gather, is_main, join_group, leave_group, rank, world
+from vislearn.runs.distrib import join_group, leave_group, rank, world
 from vislearn.runs.launch import start
 from vislearn.runs.local import work
 from vislearn.runs.metrics import read_jsonl

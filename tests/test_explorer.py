@@ -1,9 +1,9 @@
 "The explorer of runs: its filters, its list, its pages, through the values of its widgets."
-import builtins, io, json, shutil
-import numpy as np, pytest
+import builtins, io, shutil
+import pytest
 from PIL import Image
 from vislearn.runs.config import RunConfig
-from vislearn.runs.explore import Comparison, RunsView, comparison_html, explore, run_html
+from vislearn.runs.explorer import Comparison, RunsView, comparison_html, explore, run_html
 from vislearn.runs.record import Run
 
 @pytest.fixture(autouse=True)
