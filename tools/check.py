@@ -4,6 +4,7 @@ from pathlib import Path
 
 bin = Path(sys.executable).parent
 env = os.environ | dict(PATH=f'{bin}:{os.environ["PATH"]}', OMP_NUM_THREADS='1', MPLBACKEND='agg', TQDM_DISABLE='1', PYTHONHASHSEED='0')
+env.pop('PYTHONDONTWRITEBYTECODE', None)   # many tests start processes: without byte code each would compile every module again
 steps = [
     ('notebooks run', ['nbdev_test', '--n_workers', '2']),
     ('pages and links', [sys.executable, 'tools/make_site.py', '--check']),

@@ -10,16 +10,13 @@ __all__ = ['SlurmError', 'job_options', 'make_executor', 'meeting_point', 'RunJo
 import os, shlex, shutil, signal, socket, subprocess, sys, time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from fastcore.basics import patch
 from ..core import ConfigError, UserError
 from .config import Launch
 from .local import work
 from .preempt import Preempted, watch
 from .record import Run
-
-# %% ../../nbs/runs/15_slurm.ipynb #2cb2975c
-if TYPE_CHECKING: import submitit
 
 # %% ../../nbs/runs/15_slurm.ipynb #a85ea0ea
 class SlurmError(UserError):
@@ -58,7 +55,7 @@ def make_executor(
     launch:Launch, # Where the run runs
     name:str='vislearn', # What `squeue` shows
     cluster:Literal['slurm', 'local']='slurm', # `local`: submitit's imitation of a cluster by child processes
-)->'submitit.AutoExecutor': # Its `submit` and `map_array` take callables
+)->object: # A `submitit.AutoExecutor`: its `submit` and `map_array` take callables
     "Make submitit's executor from `launch`."
     executor, options = _submitit().AutoExecutor, job_options(launch, name)
     if cluster=='slurm': _needed('sbatch', 'srun')
@@ -115,7 +112,7 @@ class RunJob:
         device:str|None=None, # `cpu`, `cuda`; default: what there is
     ): self.folder, self.device = str(Path(folder).resolve()), device
 
-    def checkpoint(self)->'submitit.helpers.DelayedSubmission': # The same again
+    def checkpoint(self)->object: # A `submitit.helpers.DelayedSubmission` of the same
         "Say what to submit in place of this job."
         return _submitit().helpers.DelayedSubmission(RunJob(self.folder, self.device))
 
