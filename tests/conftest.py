@@ -12,3 +12,11 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available(): return
     for item in items:
         if 'gpu' in item.keywords: item.add_marker(pytest.mark.skip(reason='no CUDA device here'))
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    "A test that changes the number of threads does not slow down those after it."
+    yield
+    import torch
+    if torch.get_num_threads()!=int(os.environ['OMP_NUM_THREADS']): torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))

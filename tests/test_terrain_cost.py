@@ -23,7 +23,7 @@ def pset(root): return toy_patchset(root)
 
 @pytest.fixture(scope='module')
 def parent(root, pset):
-    torch.set_num_threads(2); cfg = rep_recipe(root, 4, 3)
+    cfg = rep_recipe(root, 4, 3)
     cfg = cfg.replace(data=cfg.data.replace(train=Part(name='grid', params=dict(k=16, steps=40, block_m=2.))), train=Train(epochs=3, batch_size=48))
     return train_rep(cfg, root/'runs', pset, device='cpu')
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_size(pset, parent, root):
     with pytest.raises(DataError, match='cost network for embeddings of size 4, its encoder makes 6'): load_cost_model(run)
 
 def test_a_stopped_run_goes_on_without_its_parent(pset, parent, root):
-    torch.set_num_threads(1); cfg = small(parent, root, epochs=2, steps=4); whole = train_cost(cfg, pset=pset, folder=root/'whole', cache=root, device='cpu')
+    cfg = small(parent, root, epochs=2, steps=4); whole = train_cost(cfg, pset=pset, folder=root/'whole', cache=root, device='cpu')
     class Stop(Exception): pass
     import vislearn.terrain.cost as module; keep = module._finish
     def stop(*args): raise Stop('stopped')

@@ -60,7 +60,7 @@ def test_two_steps_of_every_sampler(pset, tmp_path, sampler):
     assert encoder_of(learn.model).dim==4 and {'knn', 'knn_far', 'knn_light', 'viewpoint_gap'} <= learn.eval_values.keys()
 
 def test_learns_three_toy_terrains(pset, tmp_path):
-    torch.set_num_threads(2); cfg = small(tmp_path, epochs=3, steps=40, bs=48).replace(data=small(tmp_path).data.replace(train=Part(name='grid', params=dict(k=16, steps=40, block_m=2.))))
+    cfg = small(tmp_path, epochs=3, steps=40, bs=48).replace(data=small(tmp_path).data.replace(train=Part(name='grid', params=dict(k=16, steps=40, block_m=2.))))
     learn = rep_learner(cfg, pset, 'cpu'); split = block_split(pset, 2.); before = rep_scores(rep_model(cfg, 21).eval(), pset, split=split)
     fit_run(learn, None, 3); after = rep_scores(learn.model.eval(), pset, split=split, clusters=True)
     assert after['knn']>=.9 and after['knn_light']>=.85 and before['knn']<.8 and after['one_to_one']>.85 and after['viewpoint_gap']<before['viewpoint_gap']
@@ -93,7 +93,7 @@ def test_run_checkpoint_card_and_loader(pset, tmp_path):
     with pytest.raises(DataError, match='holds embeddings of size 4, expected 6'): load_encoder(files[-1], dim=6)
 
 def test_same_seed_same_weights_and_resume_is_exact(pset, tmp_path):
-    torch.set_num_threads(1); cfg = small(tmp_path, epochs=3, steps=4)
+    cfg = small(tmp_path, epochs=3, steps=4)
     whole = train_rep(cfg, pset=pset, folder=tmp_path/'a', device='cpu')
     half = Run.create(cfg, folder=tmp_path/'b', policy='record'); learn = rep_learner(cfg, pset, 'cpu')
     class Stop(Exception): pass

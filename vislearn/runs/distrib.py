@@ -35,7 +35,9 @@ def join_group(
     if dist.is_initialized(): return True
     cuda = torch.cuda.is_available() and torch.device(device or 'cuda').type=='cuda'
     if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
-    dist.init_process_group('nccl' if cuda else 'gloo', timeout=timedelta(minutes=30))
+    wait = timedelta(minutes=30); store, number, size = next(dist.rendezvous('env://', timeout=wait))
+    fresh = dist.PrefixStore(f'restart-{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store) # see "Limits"
+    dist.init_process_group('nccl' if cuda else 'gloo', store=fresh, rank=number, world_size=size, timeout=wait)
     return True
 
 def leave_group():

@@ -67,8 +67,8 @@ def attempt(
     sys.path[:0] = [f for f in manifest.get('import_path') or [] if f not in sys.path] # classes of the user, beside the config
     if (run.dir/'DONE').exists(): print(f'{run.id} is already finished'); return Outcome(0, False)
     device, ours = device or manifest.get('device'), dict.fromkeys([*SIGNALS, f"SIG{run.config.launch.signal.removeprefix('SIG')}"])
+    joined, code, surprise = join_group(device), 1, False # until all are here a signal ends the process: there is nothing to save
     with watch(list(ours)):
-        joined, code, surprise = join_group(device), 1, False
         with logged(run):
             try: resolve(find_task(run.config.task).train)(run.config, folder=run.dir, device=device); code = 0
             except Preempted as e: print(f'{run.id}: {e}', file=sys.stderr); code = e.exit_code
