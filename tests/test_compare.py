@@ -30,7 +30,7 @@ def test_row_of_a_trained_run_agrees_with_the_run(tmp_path):
     run = Run.create(config(tmp_path), out=tmp_path/'runs', policy='record'); fit_run(synth_learner(), run); row = run_row(run.dir)
     assert (row['id'], row['task'], row['state'], row['step'], row['epoch'])==(run.id, 'demo.line', 'finished', 24, 3) and row['problem']==''
     assert row['metric']=='test_loss' and row['best']==run.ckpt.index['best']['score']==run_numbers(run.dir, run.config)['test_loss']['best']
-    assert 0<=row['seconds']<30 and row['started']==run.manifest['started'] and row['reproducible'] is False
+    assert 0<=row['seconds']<30 and row['started']==run.manifest['started'] and row['reproducible'] is run.manifest['reproducible']
     assert set(run_table(tmp_path/'runs').columns)==set(row)
 
 @pytest.mark.parametrize('values,mode,best', [((3., 1., 2.), 'min', 1.), ((3., 1., 2.), 'max', 3.), ((math.nan, 5., 7.), 'min', 5.), ((math.nan, math.inf, math.nan), 'min', None)])
