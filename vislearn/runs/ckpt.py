@@ -52,8 +52,7 @@ def save_atomic(
 ):
     "Write a checkpoint under a temporary name, force it onto the disk, and rename it."
     try:
-        with atomic_path(path) as tmp, open(tmp, 'wb') as stream:
-            torch.save(plain(obj), stream)
+        with atomic_path(path) as tmp: torch.save(plain(obj), tmp) # by path: torch then writes without the detour over Python
     except (OSError, RuntimeError) as e:
         raise CheckpointError(f'{path}: could not write the checkpoint ({str(e).splitlines()[0]}): free some space; older checkpoints are untouched') from e
 
