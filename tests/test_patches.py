@@ -385,4 +385,4 @@ def test_four_workers_share_the_memory(tmp_path):
     growth = [pipe.recv() for _, pipe in pipes]
     for p, _ in pipes: p.join()
     print('private growth per worker [MB]', [round(g) for g in growth])
-    assert max(growth) < 150
+    assert max(growth) < 250   # some batches of 25 MB, and what the allocator keeps; a copy would be 490

@@ -201,14 +201,14 @@ def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
 
 def test_a_run_in_use_is_waited_for(place):
     sweep = make(place); other = stand_in(.6)(sweep.runs[1]); dying = stand_in(.4, lambda run: 'failed')(sweep.runs[2]); started = []
-    while not all(sweep_module._busy(r) for r in sweep.runs[1:]): time.sleep(.01)
+    while not all(sweep_module.in_use(r) for r in sweep.runs[1:]): time.sleep(.01)
     def start(run): started.append(run.config.seed); return stand_in(.02)(run)
     sweep_module._train_all(sweep.runs, 3, start, lambda run, seconds: None)
     assert states(sweep)==['finished']*3 and started==[0, 2] and other.wait()==0 and dying.wait()==1 # the dead one is started again, the living one is not
 
 def test_a_lost_race_is_no_failure(place): # somebody else locks the folder after it was found free
     sweep = make(place, grid={'seed': [0]}); run = sweep.runs[0]; winners = []
-    def start(run): winners.append(stand_in(.5)(run)); wait_for(lambda: sweep_module._busy(run)); return stand_in(.02)(run)
+    def start(run): winners.append(stand_in(.5)(run)); wait_for(lambda: sweep_module.in_use(run)); return stand_in(.02)(run)
     ended = []; sweep_module._train_all([run], 1, start, lambda run, seconds: ended.append(run.status['state']))
     assert ended==['finished'] and winners[0].wait()==0 and len(spans(sweep)[0])==1
 

@@ -170,12 +170,13 @@ def _take_lock(
     self:Run,
 ):
     "Lock the folder for this process, or say who has it."
-    stream = open(self.dir/'lock', 'a+')
-    try: fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close(); status = self.status
-        raise RunError(f'{self.dir.name} is in use by process {status["pid"]} on {status["host"]}: wait for it, or stop it') from None
-    self._lock = stream
+    stream, until = open(self.dir/'lock', 'a+'), time.monotonic() + .5 # one who only asks holds it for a moment
+    while not self._lock:
+        try: fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB); self._lock = stream
+        except OSError:
+            if time.monotonic()<until: time.sleep(.02); continue
+            stream.close(); status = self.status
+            raise RunError(f'{self.dir.name} is in use by process {status["pid"]} on {status["host"]}: wait for it, or stop it') from None
 
 @patch
 def start(

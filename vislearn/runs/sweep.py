@@ -6,7 +6,7 @@
 __all__ = ['GRACE_S', 'find_sweep', 'Sweep', 'check_sweep', 'SweepConfig', 'expand', 'load_sweep']
 
 # %% ../../nbs/runs/21_sweep.ipynb #bd344828
-import fcntl, json, os, shutil, signal, subprocess, sys, threading, time
+import json, os, shutil, signal, subprocess, sys, threading, time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from .config import RunConfig, check_data_root, config_hash, load_config, overri
 from .git import DirtyRepoError, _ask, check_repositories, git_state
 from .record import Run, RunError, _write_json, all_runs, new_run_id, read_manifest
 from .compare import run_numbers, run_row
+from .launch import in_use
 from .local import n_threads
 from .slurm import job_alive, submit_array
 from .combos import SweepConfig, axis_keys, base_config, expand, load_sweep
@@ -119,15 +120,6 @@ def _make_runs(
     _write_json(self.dir/'sweep.json', spec)
 
 # %% ../../nbs/runs/21_sweep.ipynb #08798bdc
-def _busy(
-    run:Run, # A run
-)->bool: # Does some process train into its folder?
-    "Try the lock of a run."
-    with open(run.dir/'lock', 'a+') as stream:
-        try: fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError: return True
-    return False
-
 _SEVERAL = 'import sys; from vislearn.runs.local import Run, spawn; run = Run(sys.argv[1]); sys.exit(spawn(run, run.config.launch.per_node, device=(sys.argv[3:] or [None])[0]))'
 
 def _start(
@@ -177,10 +169,10 @@ def _train_all(
     with _like_ctrl_c():
         try:
             while waiting or going:
-                while waiting and len(going)<parallel: run = waiting.pop(0); going.append([run, None if _busy(run) else start(run), time.monotonic()])
+                while waiting and len(going)<parallel: run = waiting.pop(0); going.append([run, None if in_use(run) else start(run), time.monotonic()])
                 for job in list(going):
                     run, process, since = job; tried = process is not None
-                    if tried and process.poll() is None or _busy(run): continue
+                    if tried and process.poll() is None or in_use(run): continue
                     if not tried and run.status['state']!='finished': job[1] = start(run); continue
                     going.remove(job); say(run, time.monotonic() - since)
                 time.sleep(.05)
