@@ -1,6 +1,6 @@
 "Run folders on a real disk: kills, full disks, locks, provenance, retention."
 import os, random, resource, signal, subprocess, time
-import pytest, torch
+import psutil, pytest, torch
 from vislearn.runs.ckpt import Checkpoints, CheckpointError, CheckpointWarning, load_plain, plain
 from vislearn.runs.config import Checkpoint, RunConfig
 from vislearn.runs.git import DirtyRepoError, check_repositories
@@ -144,6 +144,17 @@ def test_lock_goes_with_a_killed_process(tmp_path, data):
     while run.status['state']!='running' and time.time()<deadline: time.sleep(.02)
     os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
     Run(run.dir).start().finish(); assert run.status['state']=='finished' and run.status['attempt']==1
+
+def test_forked_workers_do_not_keep_the_lock(tmp_path, data):
+    "A loader's workers outlive a killed process by some seconds; the run can go on at once."
+    run = Run.create(config(data), out=tmp_path/'runs', policy='record')
+    def work():
+        Run(run.dir).start(); child(lambda: time.sleep(20)); time.sleep(20)
+    pid = child(work); deadline = time.time() + 10
+    while run.status['state']!='running' and time.time()<deadline: time.sleep(.02)
+    time.sleep(.2); workers = psutil.Process(pid).children(); os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+    assert workers and workers[0].is_running()
+    Run(run.dir).start().finish(); workers[0].kill()
 
 def test_heartbeat(tmp_path, data, monkeypatch):
     monkeypatch.setattr('vislearn.runs.record.HEARTBEAT_S', .05)

@@ -171,6 +171,7 @@ def _take_lock(
 ):
     "Lock the folder for this process, or say who has it."
     stream, until = open(self.dir/'lock', 'a+'), time.monotonic() + .5 # one who only asks holds it for a moment
+    os.register_at_fork(after_in_child=stream.close) # workers of a process that was killed must not keep its lock
     while not self._lock:
         try: fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB); self._lock = stream
         except OSError:
@@ -193,8 +194,7 @@ def start(
     number, place = len(manifest['attempts']), dict(host=socket.gethostname(), pid=os.getpid())
     attempt = dict(time=_now(), **place, world=world(), resumed_step=step, threads=threads(), changed=changed, job=os.environ.get('SLURM_JOB_ID'))
     _write_json(self.dir/'manifest.json', manifest | dict(world=describe_world(self.config, world()), attempts=manifest['attempts'] + [attempt]))
-    (self.dir/'DONE').unlink(missing_ok=True)
-    self._set_status(state='running', **place, attempt=number, step=step or 0, error=None, force=False)
+    (self.dir/'DONE').unlink(missing_ok=True); self._set_status(state='running', **place, attempt=number, step=step or 0, error=None, force=False)
     self._log.open(step)
     self._board = TensorBoardLog(self.dir/'tb'/str(number), purge_step=step) if self.config.log.tensorboard else None
     self._beat = threading.Event(); threading.Thread(target=_heartbeat, args=(self, self._beat), daemon=True).start()
