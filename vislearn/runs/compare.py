@@ -361,10 +361,10 @@ def run_facts(
     try: manifest = _fields(folder/'manifest.json')
     except (OSError, ValueError, UserError): manifest = {}
     cfg, hardware, versions, data = _config(folder), *(manifest.get(k) or {} for k in ('hardware', 'versions', 'data'))
-    length = '' if cfg is None else f' of {cfg.train.epochs} epochs' if cfg.train.epochs is not None else f' of {cfg.train.max_steps} steps'
+    steps, length = (f' of {v}' if v is not None else '' for v in ((cfg.train.max_steps, cfg.train.epochs) if cfg else (None, None)))
     number = lambda key: data.get(key) if data.get(key) is not None else '?'
     facts = dict(description=row['description'], label=row['label'], problem=row['problem'],
-        progress=f'step {row["step"]}, epoch {row["epoch"]} (from 0){length}, {_span(row["seconds"])}', config=f'{manifest.get("config_hash")}, seed {manifest.get("seed")}, deterministic: {manifest.get("deterministic")}',
+        progress=f'step {row["step"]}{steps}, epochs done: {row["epoch"]}{length}, {_span(row["seconds"])}', config=f'{manifest.get("config_hash")}, seed {manifest.get("seed")}, deterministic: {manifest.get("deterministic")}',
         parent=manifest.get('parent') or '', sweep=row['sweep'], reproducible='yes' if row['reproducible'] else 'no', code=_commit(manifest.get('git')))
     if manifest.get('package_git') and manifest['package_git']!=manifest.get('git'): facts['vislearn'] = _commit(manifest['package_git'])
     facts |= dict(machine=f'{", ".join(manifest.get("hostnames") or [])}: {hardware.get("cpu")}, {hardware.get("cores")} cores, {_size(hardware.get("ram") or 0)}, ' + (', '.join(g if isinstance(g, str) else str(g.get('name', g) if isinstance(g, dict) else g[0]) for g in hardware.get('gpus') or []) or 'no GPU'),
