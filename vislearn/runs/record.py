@@ -6,7 +6,7 @@
 __all__ = ['HEARTBEAT_S', 'RunError', 'new_run_id', 'Run', 'all_runs', 'read_manifest', 'find_run']
 
 # %% ../../nbs/runs/11_record.ipynb #5fd4f782
-import base64, fcntl, json, os, shutil, socket, threading, time, warnings
+import base64, fcntl, json, os, shutil, socket, threading, time, warnings, weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,7 +171,7 @@ def _take_lock(
 ):
     "Lock the folder for this process, or say who has it."
     stream, until = open(self.dir/'lock', 'a+'), time.monotonic() + .5 # one who only asks holds it for a moment
-    os.register_at_fork(after_in_child=stream.close) # workers of a process that was killed must not keep its lock
+    os.register_at_fork(after_in_child=lambda lock=weakref.ref(stream): lock() and lock().close()) # workers of a process that was killed must not keep its lock
     while not self._lock:
         try: fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB); self._lock = stream
         except OSError:
