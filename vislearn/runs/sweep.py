@@ -207,18 +207,7 @@ def run(
     except KeyboardInterrupt: say(f'stopped; go on with: vislearn sweep resume {self.dir}'); raise
     return 0 if all(s['state']=='finished' for s in ended) else 75 if all(s['state'] in ('finished', 'preempted') for s in ended) else 1
 
-@patch
-def resume(
-    self:Sweep,
-    parallel:int=1, # Processes at the same time
-    debug:bool=False, # Only the first one that is not finished
-    slurm:bool|None=None, # As one array of jobs on a cluster; default: as `launch.kind` of the base says
-    device:str|None=None, # `cpu`, `cuda`; default: as at the start, else CUDA if there is one
-    force:bool=False, # Also if the code is at another commit now
-    say:Callable[[str], None]=partial(print, flush=True), # Where lines of progress go
-)->int: # As for `run`
-    "Go on: train what is not finished."
-    return self.run(parallel, debug, slurm, device, force, say)
+Sweep.resume = Sweep.run # the same: what is finished is never trained again
 
 # %% ../../nbs/runs/21_sweep.ipynb #2bf6d845
 def _last_line(
