@@ -62,6 +62,18 @@ def test_svg_variants_and_mistakes():
     one_line(lambda: svg_name(dict(rnn_sise=3)), "did you mean 'rnn_size'"); one_line(lambda: svg_name({}, 'x'), "'lp' or 'fp'")
 
 
+def test_svg_name_of_vislearns_own_fields():
+    params = dict(arch='vgg', image_width=56, channels=4, n_past=2, n_future=5, g_dim=128, z_dim=10, nf=64, prior='learned', actions='learned', act_dim=4, skip='fixed', bn='joint', split=True)
+    cfg = RunConfig(task='video.svg', description='x', out='logs/lp', data=dict(root='.', train=dict(name='fabric-random')), model=dict(name='svg', params=params), loss=dict(name='svg', params=dict(beta=1e-5)), optim=dict(lr=1e-3), train=dict(epochs=1, batch_size=1))
+    want = dict(dataset='fabric-random', model='vgg', image_width=56, n_past=2, n_future=5, lr=1e-3, beta=1e-5)
+    assert svg_name(cfg)==svg_name(want | dict(action_cond=True, act_design=2)) and svg_name(cfg).endswith('-beta=0.0000100-act-cond-2')
+    for change, flags in [(dict(actions='raw'), dict(action_cond=True, act_design=1)), (dict(actions='none'), {}), (dict(actions='none', skip='last'), dict(last_frame_skip=True)), (dict(actions='none', skip='legacy'), {})]:
+        assert svg_name(cfg.replace(model=dict(name='svg', params=params | change)))==svg_name(want | flags), change
+    for prior in ('fixed', 'none'): assert svg_name(cfg.replace(model=dict(name='svg', params=params | dict(prior=prior, actions='none'))))==svg_name(want | dict(log_dir='logs/lp'), 'fp')
+    assert svg_name(cfg.replace(model=dict(name='dcgan', params={k: v for k, v in params.items() if k!='arch'}))).split('model=')[1].startswith('dcgan56x56')
+    assert svg_name(dict(prior='fixed'), 'lp')==svg_name({}) # what is asked for wins
+
+
 def test_pvr_names():
     assert pvr_name(dict(learning_rate=1e-4, batch_size=16))=='lr=0.0001--bs=16' and pvr_name(dict(seed=1, embedding_name='x'), 'bc')=='s1_enx'
     assert len({pvr_name(dict(batch_size=1, beta_scale=2)), pvr_name(dict(batch_size=2, beta_scale=1))})==2 and 'batch_size=1' in pvr_name(dict(batch_size=1, beta_scale=2)) # initials collide: keys in full

@@ -55,23 +55,36 @@ def space_name(
 SVG_DEFAULTS = dict(log_dir='logs/lp', dataset='smmnist', num_digits=2, model='dcgan', image_width=64, rnn_size=256, predictor_rnn_layers=2, posterior_rnn_layers=1, prior_rnn_layers=1, n_past=5, n_future=10,
     lr=0.002, g_dim=128, z_dim=10, last_frame_skip=False, beta=1e-4, name='', action_cond=False, act_design=1)
 
+_SVG_FIELDS = ('arch', 'actions', 'skip', 'prior') # of vislearn's own config, which says these things in words
+
+def _svg_words(
+    given:Mapping[str, object], # Options by the original's names, vislearn's own, or both
+)->tuple[dict[str, object], str]: # Options by the original's names, and the variant
+    "Translate vislearn's fields into the original's flags."
+    opt = {k: v for k, v in given.items() if k not in _SVG_FIELDS}
+    if 'arch' in given: opt['model'] = given['arch']
+    if (actions := given.get('actions', 'none'))!='none': opt |= dict(action_cond=True, act_design={'raw': 1, 'learned': 2}[actions])
+    if 'skip' in given: opt['last_frame_skip'] = given['skip']=='last'
+    return opt, 'lp' if given.get('prior', 'learned')=='learned' else 'fp'
+
 def _svg_options(
-    cfg:RunConfig, # Of a task `svg.*`
-)->dict: # Options under the original's names
+    cfg:RunConfig, # Of a task of SVG
+)->dict: # Options by the original's names, or vislearn's own
     "Collect what a config says about SVG's options."
     if not isinstance(cfg.optim, Optim): raise ConfigError(f'optim: SVG\'s name knows one learning rate, got groups {", ".join(cfg.optim)}')
-    parts = [cfg.data.common, cfg.data.train.params, cfg.model.params, cfg.loss.params if cfg.loss else {}]
-    return {k: v for part in parts for k, v in part.items() if k in SVG_DEFAULTS} | dict(dataset=cfg.data.train.name, model=cfg.model.name, lr=cfg.optim.lr, log_dir=cfg.out)
+    parts = [dict(model=cfg.model.name), cfg.data.common, cfg.data.train.params, cfg.model.params, cfg.loss.params if cfg.loss else {}]
+    return {k: v for part in parts for k, v in part.items() if k in SVG_DEFAULTS or k in _SVG_FIELDS} | dict(dataset=cfg.data.train.name, lr=cfg.optim.lr, log_dir=cfg.out)
 
 def svg_name(
     cfg:RunConfig|Mapping[str, object], # Config, or options by the original's names
-    variant:str='lp', # `lp` learned prior, `fp` fixed prior
+    variant:str|None=None, # `lp` learned prior, `fp` fixed prior; `None` takes the field `prior`, else `lp`
 )->str: # `<log_dir>/<dataset>/<all hyperparameters>`
     "Write the folder of a run of SVG, or of its fork with actions."
-    given = _svg_options(cfg) if isinstance(cfg, RunConfig) else dict(cfg)
+    given, own = _svg_words(_svg_options(cfg) if isinstance(cfg, RunConfig) else cfg)
     for key in given:
-        if key not in SVG_DEFAULTS: raise ConfigError(f'{key}: no option of SVG that is part of its name{nearest(key, SVG_DEFAULTS)}')
-    if variant not in ('lp', 'fp'): raise ConfigError(f"variant: expected 'lp' or 'fp', got {variant!r}")
+        if key not in SVG_DEFAULTS: raise ConfigError(f'{key}: no option of SVG that is part of its name{nearest(key, [*SVG_DEFAULTS, *_SVG_FIELDS])}')
+    if variant not in ('lp', 'fp', None): raise ConfigError(f"variant: expected 'lp' or 'fp', got {variant!r}")
+    variant = variant or own
     opt = SVG_DEFAULTS | (dict(log_dir='logs/fp') if variant=='fp' else {}) | given
     stacks = ('predictor', 'posterior', 'prior')[:3 if variant=='lp' else 2]
     skip = bool(opt['last_frame_skip']) if variant=='lp' else int(opt['last_frame_skip'])
