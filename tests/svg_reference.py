@@ -4,6 +4,7 @@ One module per network, hidden states kept on the modules, frames encoded and de
 test_video_parity.py, the writer of old checkpoints in test_video_legacy.py and the slow side of benchmarks/bench_video.py. Frames are lists of (B, C, H, W), actions (T-1, B, A).
 All noise is handed in as `eps`, (T-1, B, Z), row i-1 for step i; without it, it is drawn step by step, the prior's unused draw included.
 """
+import re
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,6 +14,11 @@ def weights_init(m):
     "Normal weights by kind of module, biases 0; recurrent cells keep their own."
     if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)): nn.init.normal_(m.weight, 0., .02); nn.init.zeros_(m.bias)
     if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.weight, 1., .02); nn.init.zeros_(m.bias)
+
+
+def sequence_names(state):
+    "Names of a stack of cells as those of one `nn.LSTM`."
+    return {re.sub(r'^lstm\.(\d+)\.(weight|bias)_(ih|hh)$', r'lstm.\2_\3_l\1', k): v for k, v in state.items()}
 
 
 def count(*modules): return sum(p.numel() for m in modules for p in m.parameters())
@@ -212,8 +218,11 @@ class Reference:
         return loss, mse, kld
 
     @torch.no_grad()
-    def sample(self, x, n_eval, actions=None, eps=None, mean_context=False):
-        "One sample of `n_eval` frames, the context included: posterior on the context, prior afterwards, predictions fed back. Returns the frames and the prior's mu and logvar per step."
+    def sample(self, x, n_eval, actions=None, eps=None, mean_context=False, latents=None):
+        """One sample of `n_eval` frames, the context included: posterior on the context, prior afterwards, predictions fed back.
+
+        Returns the frames and the prior's mu and logvar per step. `latents`, (T-1, B, Z), are used instead of what would be drawn.
+        """
         B = x[0].shape[0]
         for m in self.recurrent: m.init_hidden(B)
         frames, priors, x_in = [x[0]], [], x[0]
@@ -226,11 +235,13 @@ class Reference:
                 if self.kind != 'none':
                     z, mu, _ = self.posterior(self.encoder(x[i])[0], e)
                     if mean_context: z = mu
+                    if latents is not None: z = latents[i-1]
                 self.frame_predictor(h_cond if self.kind == 'none' else torch.cat([h_cond, z], 1))
                 x_in = x[i]
             else:
                 if self.kind == 'learned': z = z_prior
                 if self.kind == 'fixed': z = torch.randn(B, self.posterior.mu_net.out_features).to(h) if e is None else e
+                if latents is not None: z = latents[i-1]
                 x_in = self.decoder([self.frame_predictor(h_cond if self.kind == 'none' else torch.cat([h_cond, z], 1)), skip])
             frames.append(x_in)
         return frames, priors
