@@ -90,9 +90,8 @@ def _srvp_step(p, v, new, deterministic, limit):
     left, hits = np.ones(p.shape[:-1]), np.zeros(p.shape, bool)
     for k in range(HITS + 1):
         wall = np.where(v>0, limit, 0.); time = np.divide(wall - p, v, out=np.full(p.shape, np.inf), where=v!=0)
-        first = time.min(-1); hit = first<left; step = np.minimum(first, left)
-        touched = (time<=first[..., None]) & hit[..., None]
-        p = np.where(touched, wall, np.clip(p + v*step[..., None], 0, limit)); left = left - step; hits |= touched
+        first = time.min(-1); hit = first<left - 1e-9; step = np.minimum(first, left); near = time<=step[..., None] + 1e-9
+        p = np.where(near, wall, p + v*step[..., None]); left = left - step; hits |= (touched := near & hit[..., None])
         if k==HITS or not hit.any(): return p, v, hits
         drawn = -v if deterministic else new[:, :, k]
         inward = np.where(p<=0, np.abs(drawn), np.where(p>=limit, -np.abs(drawn), v if deterministic else drawn))
