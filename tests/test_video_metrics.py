@@ -117,3 +117,9 @@ def test_learned_metrics_from_files(tmp_path):
         with pytest.raises(DataError, match='is no TorchScript file') as e: make(tmp_path/'bad.pt')
         assert '\n' not in str(e.value) and str(tmp_path) not in str(e.value)
         with pytest.raises(DataError, match='vislearn brings none'): make(tmp_path/'absent.pt')
+
+def test_the_band_covers_the_mean_95_times_of_100():
+    rng = np.random.default_rng(0); x = rng.normal(3, 2, (200, 4000)); band = vm.mean_band(x)
+    assert np.allclose(band.half, [1.96*np.sqrt(((c - c.mean())**2).sum()/199)/np.sqrt(200) for c in x.T])
+    assert abs((np.abs(band.mean - 3)<=band.half).mean() - .95)<.01
+    assert vm.mean_band(torch.tensor(x)).mean.shape==(4000,)
