@@ -237,7 +237,7 @@ def act(
     steps = torch.ceil(delta.abs().amax(0)/SUBSTEP - 1e-3).long(); delta = delta.to(self.device)
     pin = _grip(self.x, pick); held = pin.flatten(0, 1).any(0).cpu(); order = held.nonzero()[:, 0]
     order = order[torch.argsort(-steps[order], stable=True)]; size = len(order) if self.device.type=='cuda' else self.chunk
-    for part in order.split(max(size, 1)):
+    for part in order.split(size) if len(order) else ():
         on = part.to(self.device)
         self.x[..., on] = _Pull(self.x[..., on], pin[..., on], delta[:, on], steps[part].to(self.device), self.hidden[on], self.sweeps, lift).run()
     return held.numpy()
