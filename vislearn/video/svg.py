@@ -77,7 +77,7 @@ class SVG(nn.Module):
         cfg:SVGConfig=SVGConfig(), # The network
     ):
         super().__init__()
-        self.cfg, a = cfg, cfg.act_size
+        self.cfg, a, self.feed_own = cfg, cfg.act_size, 0. # share of future inputs that are its own predictions in training
         self.encoder, self.decoder = coders(cfg.arch, cfg.image_width, cfg.channels, cfg.g_dim, cfg.nf, cfg.bn, cfg.save_memory)
         self.frame_predictor = FramePredictor(cfg.g_dim + a + cfg.z_dim, cfg.g_dim, cfg.rnn_size, cfg.predictor_rnn_layers)
         if cfg.prior!='none': self.posterior = GaussianLSTM(cfg.g_dim, cfg.z_dim, cfg.rnn_size, cfg.posterior_rnn_layers)
@@ -101,13 +101,27 @@ class SVG(nn.Module):
         B, T = x.shape[:2]
         if T<2: raise DataError(f'frames: {T} frame per clip, training needs at least 2')
         h, skips = self.encoder(x.flatten(0, 1), T)
-        h = h.unflatten(0, (B, T)); seen = h[:, :-1] if act is None else torch.cat([h[:, :-1], act], -1)
-        mu, logvar, mu_p, logvar_p = None, None, None, None
-        if self.cfg.prior!='none': mu, logvar, _ = self.posterior(h[:, 1:])
-        if self.cfg.prior=='learned': mu_p, logvar_p, _ = self.prior(seen)
-        if mu is not None: seen = torch.cat([seen, mu + (torch.randn_like(mu) if eps is None else eps) * (logvar / 2).exp()], -1)
-        g, _ = self.frame_predictor(seen)
+        h = h.unflatten(0, (B, T)); seen = h[:, :-1]
+        if self.training and self.feed_own: seen = self.own_codes(x, h, skips, act)
+        g, mu, logvar, mu_p, logvar_p = self.predict_codes(seen, h[:, 1:], act, eps)
         return self.decode_clip(g, skips, B, T), mu, logvar, mu_p, logvar_p
+
+# %% ../../nbs/video/05_svg.ipynb #dce0023f
+@patch
+def predict_codes(
+    self:SVG,
+    seen:Tensor, # Codes of frames 0 to T-2, `(B, T-1, g_dim)`
+    answer:Tensor, # Codes of frames 1 to T-1
+    act:Tensor|None, # Actions as the networks see them, `(B, T-1, A)`
+    eps:Tensor|None=None, # Noise of the posterior, `(B, T-1, Z)`; default: drawn
+)->tuple[Tensor, Tensor|None, Tensor|None, Tensor|None, Tensor|None]: # Codes of frames 1 to T-1; mean and log variance of posterior and prior
+    "Run the recurrent networks over a clip."
+    mu, logvar, mu_p, logvar_p = None, None, None, None
+    if act is not None: seen = torch.cat([seen, act], -1)
+    if self.cfg.prior!='none': mu, logvar, _ = self.posterior(answer)
+    if self.cfg.prior=='learned': mu_p, logvar_p, _ = self.prior(seen)
+    if mu is not None: seen = torch.cat([seen, mu + (torch.randn_like(mu) if eps is None else eps) * (logvar / 2).exp()], -1)
+    return self.frame_predictor(seen)[0], mu, logvar, mu_p, logvar_p
 
 # %% ../../nbs/video/05_svg.ipynb #0a2244de
 @patch
@@ -153,3 +167,19 @@ def decode_clip(
     if self.cfg.split and self.cfg.skip!='last': out = self.decoder(g.flatten(0, 1), [s[:, :max(index) + 1].flatten(0, 1) for s in clips], index, T - 1)
     else: out = self.decoder(g.flatten(0, 1), [s[:, index].flatten(0, 1) for s in clips], None, T - 1)
     return out.unflatten(0, (B, T - 1))
+
+# %% ../../nbs/video/05_svg.ipynb #8ef5727b
+@patch
+def own_codes(
+    self:SVG,
+    x:Tensor, # Clip in [0, 1], `(B, T, C, H, W)`
+    h:Tensor, # Codes of its frames, `(B, T, g_dim)`
+    skips:list[Tensor], # Maps of its frames
+    act:Tensor|None, # Actions as the networks see them
+)->Tensor: # Codes of frames 0 to T-2, some of them of predicted frames
+    "Exchange some future inputs for own predictions."
+    B, T = x.shape[:2]
+    with torch.no_grad(), self.encoder.untracked(), self.decoder.untracked(): own = self.decode_clip(self.predict_codes(h[:, :-1], h[:, 1:], act)[0], skips, B, T)[:, :-1]
+    take = (torch.rand(B, T - 2, 1, 1, 1, device=x.device)<self.feed_own) & (torch.arange(1, T - 1, device=x.device)>=self.cfg.n_past)[:, None, None, None]
+    with self.encoder.untracked(): mixed = self.encoder(torch.cat([x[:, :1], torch.where(take, own.to(x.dtype), x[:, 1:-1])], 1).flatten(0, 1), T - 1)[0]
+    return mixed.unflatten(0, (B, T - 1))
