@@ -341,10 +341,12 @@ TASKS = {
     'terrain.rep': Task(f'{_WINGS}.rep:train_rep', f'{_WINGS}.rep:load_encoder'),
     'terrain.cost': Task(f'{_WINGS}.cost:train_cost', f'{_WINGS}.cost:load_cost_model'),
     'terrain.photos': Task(f'{_WINGS}.photos:train_photos', f'{_WINGS}.photos:load_photo_model'),
+    'video.svg': Task('vislearn.video.train:train_svg', 'vislearn.video.train:load_svg', 'vislearn.video.train:check_config'),
     'supervised': Task('vislearn.supervised:train', 'vislearn.supervised:load_model', 'vislearn.supervised:check_config')}
 RECIPES = {'terrain_rep': f'{_WINGS}.rep:rep_recipe', 'terrain_rep_seed': f'{_WINGS}.rep:terrain_rep_seed', 'terrain_cost': f'{_WINGS}.cost:cost_recipe',
            'terrain_cost_seed': f'{_WINGS}.cost:terrain_cost_seed', 'terrain_photos': f'{_WINGS}.photos:photo_recipe',
-           'supervised_shapes': 'vislearn.supervised:supervised_shapes', 'supervised_waves': 'vislearn.supervised:supervised_waves'}
+           'supervised_shapes': 'vislearn.supervised:supervised_shapes', 'supervised_waves': 'vislearn.supervised:supervised_waves'} | {
+           name: f'vislearn.video.recipes:{name}' for name in 'svg_lp_smmnist svg_fp_smmnist svg_lp_bair svg_lp_kth svg_lp_fabric_v1 svg_lp_fabric_v2 svg_lp_cloth svg_lp_bridge svg_nano'.split()}
 
 def resolve(
     place:str, # `module:function`
