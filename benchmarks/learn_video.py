@@ -1,0 +1,49 @@
+"""Does stochastic video generation learn something real? Three trainings with their baselines, and scores on films never trained on
+
+    python benchmarks/learn_video.py --train smmnist-learned-1        # one training into runs/learn_video, goes on if it was stopped
+    python benchmarks/learn_video.py --train all                      # all of them, one after the other: hours on a CPU
+    python benchmarks/learn_video.py --out benchmarks/video_learning.json   # scores of all finished trainings
+
+A training is named by its films, what is changed, and the seed. Sizes are for a few CPU cores (see `PLANS`); with a GPU use the recipes as they are.
+"""
+import argparse, json, os, sys, time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TOP), str(TOP/'benchmarks')]
+RUNS = TOP/'runs'/'learn_video'
+
+
+def smmnist(prior, seed, epochs=45):
+    "Two digits, 5 seen and 10 predicted frames: a narrow network, batches of 16, 100 batches per epoch."
+    from vislearn.runs.config import Schedule
+    from vislearn.video.recipes import svg_lp_smmnist
+    cfg = svg_lp_smmnist(digits='mnist', epochs=epochs, bs=16, nf=24, seed=seed, prior=prior)
+    return small(cfg, 100).replace(schedule=Schedule(name='flat_cos'))
+
+
+def small(cfg, epoch_size):
+    "Shorter epochs and fewer kept checkpoints."
+    part = cfg.data.train; data = cfg.data.replace(train=part.replace(params=part.params | dict(epoch_size=epoch_size)))
+    return cfg.replace(data=data, checkpoint=cfg.checkpoint.replace(every_epochs=None, keep_last=1), log=cfg.log.replace(tensorboard=False))
+
+
+PLANS = {f'smmnist-{prior}-{seed}': (smmnist, prior, seed) for seed in (1, 2) for prior in ('learned', 'none')}
+
+
+def train(name):
+    "Train one plan, or go on with it."
+    from vislearn.video.train import train_svg
+    make, *args = PLANS[name]; start = time.time()
+    run = train_svg(make(*args), RUNS/name, policy='record')
+    print(f'{name}: {run.status["state"]} after {time.time()-start:.0f} s')
+
+
+def main(argv=None):
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument('--train', nargs='+', metavar='PLAN', help=f'plans to train, or all: {", ".join(PLANS)}')
+    args = ap.parse_args(argv)
+    for name in (PLANS if args.train == ['all'] else args.train or []): train(name)
+
+
+if __name__ == '__main__': sys.exit(main())
