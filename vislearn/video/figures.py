@@ -181,7 +181,7 @@ def show_bands(
 
 # %% ../../nbs/video/10_figures.ipynb #d4118263
 def show_prior_sigma(
-    logvar:Tensor|np.ndarray, # Log variances of the prior, `(..., T, Z)`: films, or samples and films
+    logvar:Tensor|np.ndarray, # Log variances of the prior of films, `(N, T, Z)`; or of samples of films, `(S, N, T, Z)`
     events:Tensor|np.ndarray|None=None, # Share of films with an event at each moment, `(T,)`, or one row per film, `(N, T)`
     first:int=1, # Number of the first frame
     label:str='events', # What the events are
@@ -190,9 +190,11 @@ def show_prior_sigma(
     "Draw the prior's standard deviation over time, and when something happens."
     logs = np.asarray(logvar.detach().cpu() if isinstance(logvar, Tensor) else logvar, np.float64)
     if logs.ndim<2 or not logs.shape[-1]: raise DataError(f'logvar must be (..., T, Z) with at least one latent, got {logs.shape}: a model without a prior has none')
-    sigma = np.exp(logs/2).mean(-1); ax = show_bands({'prior': sigma.reshape(-1, sigma.shape[-1])}, first, r'mean $\sigma$ of the prior', ax=ax)
+    sigma = np.exp(logs/2).mean(-1); sigma = sigma.mean(0) if sigma.ndim==3 else np.atleast_2d(sigma)   # samples of one film are not independent films
+    ax = show_bands({'prior': sigma}, first, r'mean $\sigma$ of the prior', ax=ax)
     if events is not None:
         share = np.asarray(events, np.float64); share = share.mean(0) if share.ndim==2 else share
         if len(share)!=sigma.shape[-1]: raise DataError(f'events must have {sigma.shape[-1]} moments, got {len(share)}')
-        low, high = ax.get_ylim(); ax.bar(np.arange(first, first+len(share)), share*(high-low), bottom=low, width=.9, color=PALETTE[1], alpha=.3, lw=0, label=label, zorder=0); ax.set_ylim(low, high); ax.legend(fontsize=7, frameon=False)
+        low, high = ax.get_ylim(); ax.bar(np.arange(first, first+len(share)), share*(high-low), bottom=low, width=.9, color=PALETTE[1], alpha=.3, lw=0, label=label, zorder=0); ax.set_ylim(low, high)
+    ax.legend(fontsize=7, frameon=False, loc='lower center', bbox_to_anchor=(.5, 1), ncols=2)
     return ax
