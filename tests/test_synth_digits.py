@@ -74,6 +74,19 @@ def test_auto_without_both_splits_is_sklearn(tmp_path, monkeypatch):
     assert digit_images('auto', root=tmp_path).name == 'mnist'
 
 
+def test_folders_of_png_files_are_mnist_too(tmp_path):
+    rng = np.random.default_rng(0); digits = {s: rng.integers(0, 256, (10, 2, 28, 28), np.uint8) for s in ('train', 'test')}
+    for split, name in (('train', 'training'), ('test', 'testing')):
+        for k in range(10):
+            folder = tmp_path/'mnist_png'/name/str(k); folder.mkdir(parents=True)
+            for i in range(2): Image.fromarray(digits[split][k, i]).save(folder/f'{i}.png')
+    for split in digits:
+        found = digit_images('auto', split, tmp_path, native=True)
+        assert found.name == 'mnist' and np.array_equal(found.images, digits[split].reshape(-1, 28, 28)) and found.labels.tolist() == np.repeat(range(10), 2).tolist()
+    (tmp_path/'mnist_png'/'training'/'3'/'0.png').write_bytes(b'no picture')
+    with pytest.raises(DataError, match='do not decode'): digit_images('mnist', 'train', tmp_path)
+
+
 def test_wrong_contents_are_named(tmp_path):
     write_mnist(tmp_path, 'train', 7); (tmp_path/'train-images-idx3-ubyte').write_bytes(idx_bytes(np.zeros((3, 28), np.uint8)))
     with pytest.raises(DataError, match=r'expected uint8 pictures \(N, height, width\), got uint8 \(3, 28\)'): digit_images('mnist', 'train', tmp_path)

@@ -1,5 +1,5 @@
 "TFRecord files: checksums, framing and messages against independent implementations, damaged files, BAIR films"
-import io, random, struct
+import gzip, io, random, struct
 
 import numpy as np, pytest, torch
 from PIL import Image
@@ -156,6 +156,21 @@ def test_last_action_may_be_missing_and_pictures_may_be_packed():
     assert np.array_equal(bair_clip(make_example(film(1, **{'3/image_aux1/encoded': buffer.getvalue()}))).frames[3], pixels)
     with pytest.raises(DataError, match=r'several sizes: \[\(4, 4\), \(8, 8\)\]'): bair_clip(make_example(film(1, side=4, **{'3/image_aux1/encoded': buffer.getvalue()})))
     wide = bair_clip(make_example(film(1, **{f'{k}/image_aux1/encoded': bytes(3*4*16) for k in range(5)})), size=(4, 16)); assert wide.frames.shape == (5, 4, 16, 3)
+
+
+def test_films_of_several_lengths_need_no_state(tmp_path):
+    write_records(tmp_path/'a.tfrecords', [make_example(film(1, 5)), make_example(film(2, 7))])
+    with pytest.raises(DataError, match=r'a.tfrecords: record 1: 7 frames, the first film has 5: say state=None'): bair_clips(tmp_path, 'test', root=tmp_path/'cache')
+    assert bair_clips(tmp_path, 'test', state=None, root=tmp_path/'cache').lengths.tolist() == [5, 7]
+
+
+def test_files_packed_with_gzip(tmp_path):
+    write_records(tmp_path/'a', [b'one', bytes(5000), b'three']); packed = gzip.compress((tmp_path/'a').read_bytes(), mtime=0); (tmp_path/'b').write_bytes(packed)
+    assert list(read_records(tmp_path/'b')) == [b'one', bytes(5000), b'three']
+    for content in (packed[:-4], packed[:30], packed[:20] + b'xx' + packed[22:], packed[:-6] + b'xx' + packed[-4:]):
+        (tmp_path/'b').write_bytes(content)
+        with pytest.raises(DataError) as e: list(read_records(tmp_path/'b'))
+        assert 'b: record ' in str(e.value) and '\n' not in str(e.value)
 
 
 def test_wrong_arguments_are_one_line(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
-from ..core import ConfigError, DataError, nearest, real_data
+from ..core import ConfigError, DataError, nearest, progress, real_data
 
 # %% ../../nbs/synth/07_digits.ipynb #90174bf6
 _IDX_TYPES = {8: '>u1', 9: '>i1', 11: '>i2', 12: '>i4', 13: '>f4', 14: '>f8'}
@@ -48,11 +48,21 @@ def _mnist_places(part, root):
 
 def find_mnist(
     split:Literal['train', 'test']='train', # Which half
-    root:Path|str|None=None, # Folder to search first; its `mnist`, `raw` and `MNIST/raw` too
-)->Path|None: # The IDX file, or None
+    root:Path|str|None=None, # Folder to search first; its `mnist`, `raw`, `MNIST/raw` and `mnist_png` too
+)->Path|None: # The IDX file, or the folder with folders 0 to 9 of PNG files, or None
     "Find the pictures of MNIST."
     if split not in _PARTS: raise ConfigError(f'split must be train or test, got {split!r}')
-    return next((p for p in _mnist_places(_PARTS[split], root) if p and p.is_file()), None)
+    found = next((p for p in _mnist_places(_PARTS[split], root) if p and p.is_file()), None)
+    if root is None or found and Path(root).expanduser() in found.parents: return found
+    folders = (Path(root).expanduser()/d/name for d in ('', 'mnist', 'mnist_png') for name in (split, f'{split}ing'))
+    return next((f for f in folders if all((f/str(k)).is_dir() for k in range(10))), found)
+
+def _read_folder(folder):
+    files = sorted(folder.glob('[0-9]/*.png'))
+    if not files: raise DataError(f'{folder}: no PNG files in its folders 0 to 9')
+    try: pictures = np.stack([np.asarray(Image.open(f).convert('L')) for f in progress(files, f'read {folder.name}')])
+    except (OSError, SyntaxError, ValueError) as e: raise DataError(f'{folder}: its PNG files do not decode, or differ in size ({e})') from e
+    return pictures, np.array([int(f.parent.name) for f in files]), 'mnist'
 
 def _labels_beside(images):
     name = images.name.replace('images', 'labels').replace('idx3', 'idx1').removesuffix('.gz')
@@ -78,7 +88,8 @@ class Digits(NamedTuple):
 
 def _mnist(split, root):
     images = find_mnist(split, root)
-    if images is None: raise DataError(f'no MNIST {split} images{f" in {root}" if root else ""}: expected {_PARTS[split]}-images-idx3-ubyte or the same with .gz, there or in its MNIST/raw; or take digits="sklearn"')
+    if images is None: raise DataError(f'no MNIST {split} images{f" in {root}" if root else ""}: expected {_PARTS[split]}-images-idx3-ubyte or the same with .gz, there or in its MNIST/raw; or take sklearn, the digits that are always there')
+    if images.is_dir(): return _read_folder(images)
     labels = _labels_beside(images); pictures = load_idx(images); classes = load_idx(labels) if labels else np.full(len(pictures), -1)
     if pictures.ndim!=3 or pictures.dtype!=np.uint8: raise DataError(f'{images}: expected uint8 pictures (N, height, width), got {pictures.dtype} {pictures.shape}')
     if classes.shape!=(len(pictures),): raise DataError(f'{labels}: expected {len(pictures)} classes, as many as pictures, got {classes.shape}')

@@ -15,7 +15,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..clips import Clip, Clips, write_clips
-from ..core import ConfigError, check_shape, nearest, sample_key, sample_rng
+from ..core import ConfigError, DataError, check_shape, nearest, sample_key, sample_rng
 from .digits import digit_images
 
 # %% ../../nbs/synth/08_smmnist.ipynb #ac9a6ce7
@@ -91,7 +91,7 @@ def _srvp_step(p, v, new, deterministic, limit):
     for k in range(HITS + 1):
         wall = np.where(v>0, limit, 0.); time = np.divide(wall - p, v, out=np.full(p.shape, np.inf), where=v!=0)
         first = time.min(-1); hit = first<left - 1e-9; step = np.minimum(first, left); near = time<=step[..., None] + 1e-9
-        p = np.where(near, wall, p + v*step[..., None]); left = left - step; hits |= (touched := near & hit[..., None])
+        p = np.where(near, wall, p + v*step[..., None]); left = left - step; hits |= near & hit[..., None]
         if k==HITS or not hit.any(): return p, v, hits
         drawn = -v if deterministic else new[:, :, k]
         inward = np.where(p<=0, np.abs(drawn), np.where(p>=limit, -np.abs(drawn), v if deterministic else drawn))
@@ -120,14 +120,17 @@ def render_digits(
 )->Tensor: # uint8 `(B, T, C, 64, 64)`
     "Draw digits onto black canvases."
     sizes = check_shape(images, 'B N S S', 'images'); B, N, S = sizes.values(); T = check_shape(xy, f'{B} {N} T 2', 'xy')['T']
-    chunk = max(1, (2**22 if xy.device.type=='cpu' else 2**26)//(N*T*S*S))
-    if B>chunk: return torch.cat([render_digits(images[i:i+chunk], xy[i:i+chunk], channels) for i in range(0, B, chunk)])
-    pixel = torch.arange(S, device=xy.device); pixel = (CANVAS*pixel[:, None] + pixel).flatten()
-    frame = CANVAS**2*torch.arange(B*T, device=xy.device).view(B, 1, T)
-    place = (frame + CANVAS*xy[..., 1] + xy[..., 0])[..., None] + pixel
-    value = images.view(B, N, 1, S*S).expand(B, N, T, S*S).to(torch.int16 if xy.device.type=='cpu' else torch.int32)
-    canvas = value.new_zeros(B*T*CANVAS**2).scatter_add_(0, place.flatten(), value.flatten()).clamp_(max=255).to(torch.uint8)
-    return canvas.view(B, T, 1, CANVAS, CANVAS).expand(-1, -1, channels, -1, -1).contiguous()
+    low, high = xy.aminmax() if xy.numel() else (0, 0)
+    if low<0 or high>CANVAS - S: raise DataError(f'xy must be 0 to {CANVAS - S} for pictures of {S} px, got {int(low)} to {int(high)}')
+    cpu = xy.device.type=='cpu'; chunk = max(1, (2**18 if cpu else 2**26)//(N*T*S*S)) # what fits into the cache
+    pixel, film = torch.arange(S, device=xy.device), CANVAS**2*torch.arange(B*T, device=xy.device).view(B, 1, T)
+    pixel, out = (CANVAS*pixel[:, None] + pixel).flatten(), images.new_empty(B, T, channels, CANVAS, CANVAS)
+    for first in range(0, B, chunk):
+        part = slice(first, first + chunk); at = xy[part]; n = len(at)
+        place = (film[:n] + CANVAS*at[..., 1] + at[..., 0])[..., None] + pixel
+        value = images[part].reshape(n, N, 1, S*S).expand(n, N, T, S*S).to(torch.int16 if cpu else torch.int32)
+        out[part] = value.new_zeros(n*T*CANVAS**2).scatter_add_(0, place.flatten(), value.flatten()).clamp_(max=255).view(n, T, 1, CANVAS, CANVAS)
+    return out
 
 # %% ../../nbs/synth/08_smmnist.ipynb #1f1951ef
 _SPLITS = dict(train=0, test=1)
@@ -154,6 +157,7 @@ class MovingDigits:
         if motion not in ('own', 'shared'): raise ConfigError(f'motion must be own or shared, got {motion!r}')
         for name, value in dict(n_frames=n_frames, n_digits=n_digits, channels=channels, n=1 if n is None else n).items():
             if value<1: raise ConfigError(f'{name} must be at least 1, got {value}')
+        if seed<0: raise ConfigError(f'seed must be 0 or more, got {seed}')
         self.split, self.n_frames, self.n_digits, self.variant, self.deterministic = split, n_frames, n_digits, variant, deterministic
         self.seed, self.channels, self.motion, self.device, self.source = seed, channels, motion, torch.device(device or 'cpu'), (digits, split, root, variant=='srvp')
         self._load(); most = len(self.order)//n_digits if variant=='srvp' and split=='test' else None
@@ -162,8 +166,7 @@ class MovingDigits:
 
     def _load(self):
         found = digit_images(*self.source); self.name, self.labels = found.name, found.labels
-        images = torch.from_numpy(found.images if found.images.shape[1]==_SIDES[self.variant] else found.images[:, :28, :28])
-        self.images = images.to(self.device); self.order = sample_rng(self.seed, _SPLITS['test'], 2**62).permutation(len(images))
+        self.images = torch.from_numpy(found.images).to(self.device); self.order = sample_rng(self.seed, _SPLITS['test'], 2**62).permutation(len(self.images))
     def __getstate__(self): return {k: v for k, v in vars(self).items() if k not in ('images', 'order', 'labels')}
     def __setstate__(self, state): vars(self).update(state); self._load()
     def __len__(self)->int: return self.n
@@ -236,4 +239,4 @@ def smmnist_clips(
             for i, film, digit, xy, hits in zip(at, frames, drawn.digit, flown.xy, flown.hits):
                 yield Clip(film, None, f'{movies.split} {i}', dict(labels=movies.labels[digit], xy=np.float32(xy.swapaxes(0, 1)), hits=hits.swapaxes(0, 1)))
     params = _clip_params(movies)
-    return write_clips('smmnist', dict(params, n=n), films, root, dict(params, source=f'moving digits, {movies.name}', licence='CC BY-SA 3.0' if movies.name=='mnist' else 'BSD-3-Clause'))
+    return write_clips('smmnist', dict(params, n=n), films, root, dict(params, source=f'moving digits, {movies.name}', licence={'mnist': 'CC BY-SA 3.0', 'sm-digits': 'as in scikit-learn'}.get(movies.name, 'none')))

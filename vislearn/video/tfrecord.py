@@ -6,7 +6,7 @@
 __all__ = ['crc32c', 'masked_crc32c', 'read_records', 'write_records', 'parse_example', 'make_example', 'bair_clip', 'bair_clips']
 
 # %% ../../nbs/video/00_tfrecord.ipynb #de969efe
-import io, os, struct
+import gzip, io, struct, zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,8 @@ def masked_crc32c(
 
 # %% ../../nbs/video/00_tfrecord.ipynb #08bdf3eb
 def _take(file, count, what):
-    data = file.read(min(count, os.fstat(file.fileno()).st_size))
+    data = b''
+    while len(data)<count and (part := file.read(min(count - len(data), 2**26))): data += part
     if len(data)<count: raise DataError(f'{what}: the file ends after {len(data)} of {count} bytes: it is cut off, fetch it again')
     return data
 
@@ -73,14 +74,16 @@ def _record(file, where, check):
     return payload
 
 def read_records(
-    path:Path|str, # TFRecord file, not packed
+    path:Path|str, # TFRecord file, packed with gzip or not
     check:bool=True, # Verify the checksum of every payload? Lengths are always verified
 )->Iterator[bytes]: # Payloads in order
     "Read the payloads of a TFRecord file."
     if not Path(path).is_file(): raise DataError(f'{path}: no such file, expected a TFRecord file')
-    with open(path, 'rb') as file:
-        number = 0
-        while (payload := _record(file, f'{path}: record {number}', check)) is not None: yield payload; number += 1
+    with open(path, 'rb') as raw:
+        file, number = gzip.open(raw) if raw.peek(2)[:2]==b'\x1f\x8b' else raw, 0
+        try:
+            while (payload := _record(file, f'{path}: record {number}', check)) is not None: yield payload; number += 1
+        except (gzip.BadGzipFile, EOFError, zlib.error) as e: raise DataError(f'{path}: record {number}: the gzip file is damaged or cut off ({e}): fetch it again') from e
 
 def write_records(
     path:Path|str, # Where to write
@@ -219,16 +222,19 @@ def bair_clips(
     n:int|None=None, # The first so many films; default: all
     actions:str|None='action', # Feature with the actions; None leaves them out
     size:tuple[int, int]|None=None, # Height and width of raw pictures [px]; default: they are square
+    state:str|None='endeffector_pos', # Feature kept as note `state`, if there; films must then have one length
     check:bool=True, # Verify all checksums?
     root:Path|str|None=None, # Cache folder; see `core.cache_root`
 )->Clips: # Stored films with the note `state` `(T, 3)`, if the files have it
     "Import the films of BAIR robot pushing, or open them if they are stored."
     files = _bair_files(folder, split)
     def films():
-        count = 0
+        count, length = 0, None
         for path in progress(files, f'import {split}'):
             for number, payload in enumerate(read_records(path, check)):
                 if n is not None and count>=n: return
-                yield bair_clip(payload, camera, size, actions, name=f'{path.name}: record {number}'); count += 1
-    params = dict(camera=camera, n=n, actions=actions, size=size, files={p.name: file_fingerprint(p) for p in files})
-    return write_clips('bair', params, films, root, dict(source='BAIR robot pushing', split=split, camera=camera, fps=10))
+                film = bair_clip(payload, camera, size, actions, state, f'{path.name}: record {number}'); count += 1; length = length or len(film.frames)
+                if film.notes and len(film.frames)!=length: raise DataError(f'{film.name}: {len(film.frames)} frames, the first film has {length}: say state=None to import films of several lengths')
+                yield film
+    params = dict(camera=camera, n=n, actions=actions, size=size, state=state, files={p.name: file_fingerprint(p) for p in files})
+    return write_clips('bair', params, films, root, dict(source='BAIR robot pushing', split=split, camera=camera))
