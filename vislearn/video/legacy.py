@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'NETS', 'LegacyCheckpoint', 'read_legacy', 'legacy_config', 'sequence_name', 'cell_name', 'svg_from_legacy',
-           'model_state', 'legacy_options', 'svg_to_legacy']
+           'model_state', 'legacy_options', 'svg_to_legacy', 'legacy_losses', 'run_options', 'export_run']
 
 # %% ../../nbs/video/08_legacy.ipynb #0ebe72da
-import argparse, csv, pickle, re, struct, zipfile
+import argparse, csv, math, pickle, re, struct, zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 from ..core import ConfigError, DataError, UserError, atomic_path
+from ..runs.config import RunConfig
+from ..runs.metrics import epoch_frame
+from ..runs.naming import svg_name
+from ..runs.record import Run
 from .svg import SVG, SVGConfig
 
 # %% ../../nbs/video/08_legacy.ipynb #5988bdd6
@@ -242,3 +246,43 @@ def svg_to_legacy(
     state = {name: {cell_name(k): v.detach().cpu() for k, v in net.state_dict().items()} for name, net in model.named_children()}
     with atomic_path(path) as tmp: torch.save(state | dict(opt=argparse.Namespace(**legacy_options(model.cfg, options))), tmp, _use_new_zipfile_serialization=False)
     return Path(path)
+
+# %% ../../nbs/video/08_legacy.ipynb #8f1d6a4b
+_COLUMNS = dict(mse_loss='train_mse_step', kld_loss='train_kld_step', valid_mse_loss_rec='test_mse_step', mse_loss_C='train_mse_color', mse_loss_D='train_mse_depth') # the fork's key to ours
+
+def legacy_losses(
+    run:Run, # A run of `video.svg`
+)->dict[str, list]: # The fork's keys, one entry per epoch
+    "Give the curves of a run under the fork's names."
+    frame = epoch_frame(run.dir); n = len(frame)
+    column = lambda name: [float(v) for v in frame[name]] if name in frame else [math.nan]*n
+    steps = [0, *map(int, frame['step'])]
+    keys = [k for k in _COLUMNS if k[-2:] not in ('_C', '_D') or run.config.model.params.get('actions', 'none')!='none']
+    return dict(epoch=[int(e) for e in frame['epoch']]) | {k: column(_COLUMNS[k]) for k in keys} | dict(tot_train=[s*run.config.train.batch_size for s in steps[:n]])
+
+def run_options(
+    cfg:RunConfig, # Of a run of `video.svg`
+)->dict[str, object]: # By the old flags
+    "Say the rest of a run's config in the old options."
+    beta, data = (cfg.loss.params if cfg.loss else {}).get('beta', 1e-4), cfg.data
+    return dict(beta=beta, lr=cfg.optim.lr, beta1=.9, optimizer=cfg.optim.name, batch_size=cfg.train.batch_size, niter=cfg.train.epochs, seed=cfg.seed, dataset=data.train.name, data_root=data.root, log_dir=cfg.out, name='',
+        num_digits=data.common.get('num_digits', 2), epoch_size=data.train.params.get('epoch_size', 600))
+
+def export_run(
+    run:Run|Path|str, # A run of `video.svg`, or its folder
+    folder:Path|str, # The old programs' `--log_dir`
+)->Path: # Folder of the run inside it
+    "Write a run as the original and its fork would have left it."
+    run = run if isinstance(run, Run) else Run(run)
+    cfg = run.config
+    if cfg.task!='video.svg': raise ConfigError(f'{run.id} is a run of {cfg.task}, expected one of video.svg')
+    out = Path(folder)/svg_name(cfg).removeprefix(f'{cfg.out}/')
+    for part in ('gen', 'plots'): (out/part).mkdir(parents=True, exist_ok=True)
+    model = SVG(SVGConfig(arch=cfg.model.name, **cfg.model.params))
+    for name in [n for n in run.ckpt.index if n=='last' or n.startswith('epoch-')]:
+        model.load_state_dict(run.load(name)['model'])
+        svg_to_legacy(model, out/('model.pth' if name=='last' else f'model_{name[6:]}.pth'), run_options(cfg))
+    losses = legacy_losses(run)
+    with atomic_path(out/'losses.pkl') as tmp: tmp.write_bytes(pickle.dumps(losses, protocol=4))
+    with atomic_path(out/'losses.csv') as tmp, tmp.open('w', newline='') as file: csv.writer(file).writerows([list(losses), *zip(*losses.values())])
+    return out
