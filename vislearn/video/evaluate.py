@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PRESETS', 'Metric', 'EvalProtocol', 'eval_preset', 'choose_samples', 'diversity', 'EvalResult',
-           'load_result', 'evaluate']
+           'load_result', 'film_batches', 'evaluate']
 
 # %% ../../nbs/video/11_evaluate.ipynb #60465c87
 import json, math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from pydantic import model_validator
 from torch import Tensor
-from ..clips import check_frames
+from ..clips import Clips, check_frames
 from ..core import ConfigError, DataError, UserError, atomic_path, nearest, progress
 from ..runs.config import Frozen
 from .figures import filmstrip, show_bands
@@ -176,6 +176,29 @@ def load_result(
                 films[int(i)][key] = arrays[name] if arrays[name].ndim else arrays[name].item()
     return EvalResult(EvalProtocol(**data.pop('protocol')), **data, examples=examples)
 
+# %% ../../nbs/video/11_evaluate.ipynb #d00264ec
+def film_batches(
+    films:Clips|object, # Clips of any lengths; or a data set with `batch(indices)`, such as moving digits
+    protocol:EvalProtocol, # What will be measured
+    bs:int=16, # Films per batch
+    most:int|None=None, # Only the first so many films
+)->Iterator[tuple[Tensor, Tensor|None]]: # Frames `(B, T, C, H, W)` uint8, actions `(B, T-1, A)` or None
+    "Cut a data set into batches for `evaluate`."
+    n = len(films) if most is None else min(most, len(films))
+    if hasattr(films, 'batch'):
+        for i in range(0, n, bs): yield films.batch(np.arange(i, min(n, i+bs))), None
+        return
+    length = lambda k: int(films.lengths[k] if protocol.stride else min(films.lengths[k], protocol.length))
+    group = []
+    for k in range(n):
+        if group and (len(group)==bs or length(k)!=length(group[0])): yield _stack(films, group, length(group[0])); group = []
+        group.append(k)
+    if group: yield _stack(films, group, length(group[0]))
+
+def _stack(films, group, T):
+    frames, actions = zip(*[films.cut(k, 0, T) for k in group])
+    return torch.stack(frames), None if actions[0] is None else torch.stack(actions)
+
 # %% ../../nbs/video/11_evaluate.ipynb #8126c643
 class _Tally:
     "What is known about one predictor so far."
@@ -300,6 +323,7 @@ def figure(
     metrics:Iterable[str]|None=None, # Panels; default: all that are measured per frame
 )->Figure: # The figure
     "Draw the scores over time: the best sample solid with its band, the mean of all samples dashed."
+    from matplotlib.lines import Line2D
     names = list(metrics or next(iter(self.curves.values()))); found = next(iter(self.curves.values()))
     strange = [m for m in names if m not in found]
     if strange or not names: raise UserError(f'no curves of {strange[0]!r}{nearest(strange[0], found)}, there are {", ".join(found)}' if strange else 'there are no scores per frame')
@@ -311,7 +335,8 @@ def figure(
         for who, c in self.curves.items():
             if self.diversity[who] is not None: ax.plot(ax.lines[0].get_xdata(), c[m]['mean'].mean, '--', color=colors[who], lw=1)
         ax.get_legend().remove()
-    fig.legend(*handles, loc='outside lower center', fontsize=7, frameon=False, ncols=4)
+    if any(d is not None for d in self.diversity.values()): lines, labels = handles; handles = [*lines, Line2D([], [], color='#5b6676', ls='--', lw=1)], [*labels, 'mean of all samples']
+    fig.legend(*handles, loc='outside lower center', fontsize=7, frameon=False, ncols=5)
     return fig
 
 @patch
