@@ -56,6 +56,8 @@ def check_clip(
         if frames.shape[1:]!=like.frames.shape[1:]: raise DataError(f'{name}: frames are {frames.shape[1:]}, those of {like.name or "the first clip"} are {like.frames.shape[1:]}: all films of a set have one size')
         if (actions is None)!=(like.actions is None) or (actions is not None and actions.shape[1]!=like.actions.shape[1]):
             raise DataError(f'{name}: actions are {None if actions is None else actions.shape[1]} wide, those of {like.name or "the first clip"} {None if like.actions is None else like.actions.shape[1]}')
+        for k in clip.notes.keys() & like.notes.keys():
+            if np.shape(clip.notes[k])!=np.shape(like.notes[k]): raise DataError(f'{name}: note {k} is {np.shape(clip.notes[k])}, that of the first clip {np.shape(like.notes[k])}: notes have one shape')
         if clip.notes.keys()!=like.notes.keys(): raise DataError(f'{name}: notes are {sorted(clip.notes)}, those of the first clip {sorted(like.notes)}')
     return clip._replace(actions=actions)
 
@@ -72,7 +74,7 @@ class Clips:
         info:Mapping[str, object]={}, # Source, licence, frames per second, ...
         path:Path|None=None, # Folder of the store
     ):
-        self.frames, self.actions, self.starts, self.lengths, self.names = frames, actions, np.asarray(starts, np.int64), np.asarray(lengths, np.int64), list(names)
+        self.frames, self.actions, self.starts, self.lengths, self.names = frames, actions, np.asarray(starts, np.int64), np.asarray(lengths, np.int64), [str(n) for n in names]
         self.notes, self.info, self.path = dict(notes), dict(info), path
 
     def __len__(self): return len(self.starts)

@@ -135,6 +135,7 @@ def unit_frames(
     if got['C']!=cfg.channels: raise DataError(f"frames: this model knows {cfg.channels} channels, got {got['C']}")
     if (got['H'], got['W'])!=(cfg.image_width,)*2: raise DataError(f"frames: this model knows {cfg.image_width}x{cfg.image_width} pixels, got {got['H']}x{got['W']}: resize them")
     if got['T']<needed: raise DataError(f"frames: {needed} frames are needed, got a clip of {got['T']}")
+    check_frames(frames)
     weight = next(self.parameters())
     return (frames.to(weight.dtype) / 255 if frames.dtype==torch.uint8 else frames.to(weight.dtype))
 
