@@ -147,7 +147,7 @@ def test_every_dependency_is_pinned_for_tests():
 
 
 def test_every_test_file_has_a_module():
-    known = {module(p).replace('.', '_') for p in MODULES} | {module(p).split('.')[-1] for p in MODULES} | {'rules', 'demo', 'cli', 'real_bags', 'real_parts', 'site', 'data', 'import'}
+    known = {module(p).replace('.', '_') for p in MODULES} | {module(p).split('.')[-1] for p in MODULES} | {'rules', 'demo', 'cli', 'real_bags', 'real_parts', 'site', 'data', 'import', 'parity'}
     for t in (TOP/'tests').glob('test_*.py'): assert any(k in t.stem for k in known), f'{t.name}: name it after a module'
 
 
@@ -172,3 +172,9 @@ def test_every_acceptance_line_has_a_test():
     "A1 to A34 of the runs specification: each is shown by a test that carries its number."
     found = {int(n) for p in (TOP/'tests').glob('test_*.py') for n in re.findall(r'def test_\w*?A(\d\d)_', p.read_text())}
     assert found == set(range(1, 35)), f'without a test: {sorted(set(range(1, 35))-found)}'
+
+
+def test_every_acceptance_fact_of_video_has_a_test():
+    "V0 (counts and shapes) and V1 to V15 of the specification of stochastic video generation; V16, speed, is in the benchmark."
+    found = {int(n) for p in (TOP/'tests').glob('test_*.py') for n in re.findall(r'def test_\w*?V(\d\d)_', p.read_text())}
+    assert found >= set(range(16)), f'without a test: {sorted(set(range(16))-found)}'
