@@ -249,3 +249,22 @@ class Reference:
     def checkpoint(self, opt, pickled=False):
         "What the originals saved: modules or their states, and the options."
         return {k: m if pickled else m.state_dict() for k, m in self.modules.items()} | dict(opt=opt)
+
+
+def moving_digits(digits, n_frames, n_digits=2, rng=None):
+    "One sequence of bouncing digits, digit by digit and frame by frame: (T, 64, 64, 1) floats. `digits` are 32x32 floats."
+    import numpy as np
+    rng = rng or np.random
+    x = np.zeros((n_frames, 64, 64, 1), np.float32)
+    for _ in range(n_digits):
+        digit = digits[rng.randint(len(digits))]
+        sx, sy, dx, dy = rng.randint(32), rng.randint(32), rng.randint(-4, 5), rng.randint(-4, 5)
+        for t in range(n_frames):
+            if sy < 0: sy, dy, dx = 0, rng.randint(1, 5), rng.randint(-4, 5)
+            elif sy >= 32: sy, dy, dx = 31, rng.randint(-4, 0), rng.randint(-4, 5)
+            if sx < 0: sx, dx, dy = 0, rng.randint(1, 5), rng.randint(-4, 5)
+            elif sx >= 32: sx, dx, dy = 31, rng.randint(-4, 0), rng.randint(-4, 5)
+            x[t, sy:sy+32, sx:sx+32, 0] += digit
+            sy, sx = sy+dy, sx+dx
+    x[x > 1] = 1.
+    return x
