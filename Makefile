@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: all that CI runs.  The rest is for developers (see CONTRIBUTING.md).
+# make demo, make demo-video: see it work.  make test: all that CI runs.  The rest is for developers (see CONTRIBUTING.md).
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND ?= agg
 
-.PHONY: setup demo test slow sync site lab check bench data clean
+.PHONY: setup demo demo-video test slow sync site lab check bench data clean
 
 setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 
@@ -20,6 +20,9 @@ setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 
 demo: setup               ## bags, patches, representation, cost, costmaps: runs/demo/report.html
 	@$(BIN)/vislearn demo
+
+demo-video: setup         ## moving digits, what comes next, scores: runs/demo-video/report.html
+	@$(BIN)/vislearn demo video
 
 test: setup               ## everything CI runs
 	@$(BIN)/python tools/check.py
@@ -39,12 +42,13 @@ lab: setup                ## JupyterLab on the notebooks
 
 check: sync test          ## before a commit
 
-bench: setup              ## benchmarks/terrain.json and benchmarks/runs.json
+bench: setup              ## benchmarks/terrain.json, runs.json and video.json
 	@$(BIN)/python benchmarks/bench_terrain.py --out benchmarks/terrain.json
 	@$(BIN)/python benchmarks/bench_runs.py --out benchmarks/runs.json
+	@$(BIN)/python benchmarks/bench_video.py --out benchmarks/video.json
 
 data: setup               ## make the small samples under data/ again
 	@$(BIN)/python tools/make_data.py
 
 clean:
-	@rm -rf _proc _site _docs .pytest_cache runs/demo
+	@rm -rf _proc _site _docs .pytest_cache runs/demo runs/demo-video
