@@ -316,6 +316,7 @@ def tub_clips(
 )->Clips: # Actions: steering angle and throttle, each in [-1, 1]
     "Read the drive of a donkey car."
     path, look = Path(path), Look(size, fit, channels).check()
+    if not path.exists(): raise DataError(f'{path}: no such file or folder')
     def films():
         with ExitStack() as stack:
             records = _tub_records(path if path.is_dir() else _unpack(path, stack))
