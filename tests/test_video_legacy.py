@@ -315,3 +315,25 @@ def test_the_newest_of_a_folder(tmp_path):
     for e, m in models.items(): svg_to_legacy(m, tmp_path/f'model_{e:04d}.pth')
     assert torch.equal(svg_from_legacy(tmp_path).encoder.c1.main[0].weight, models[99].encoder.c1.main[0].weight)
     svg_to_legacy(models[49], tmp_path/'model.pth'); assert torch.equal(svg_from_legacy(tmp_path).encoder.c1.main[0].weight, models[49].encoder.c1.main[0].weight)
+
+
+def test_raw_actions_of_32_numbers_are_not_an_embedding(tmp_path):
+    kw = SMALL | dict(actions='raw', act_dim=32)
+    ref, path = saved(tmp_path, kw, fork(kw, act_dim=32), change=lambda tree: tree | dict(act_embed=svg_reference.ActionEmbed(4, 32).state_dict()))
+    ckpt = read_legacy(path); assert (legacy_config(ckpt).actions, legacy_config(ckpt).act_dim)==('raw', 32)
+    assert legacy_config(ckpt._replace(opt=ckpt.opt | dict(act_design=2))).actions=='learned' # only the options can tell
+
+
+def test_export_of_other_runs(tmp_path):
+    from vislearn.supervised import supervised_shapes
+    (tmp_path/'data').mkdir(); run = Run.create(supervised_shapes(tmp_path/'data', epochs=1), out=tmp_path, policy='record')
+    one_line(lambda: export_run(run, tmp_path/'logs'), 'expected one of video.svg', kind=ConfigError); assert not (tmp_path/'logs').exists()
+
+
+def test_export_of_a_trained_run(tmp_path):
+    from vislearn.video.recipes import svg_nano
+    from vislearn.video.train import load_svg, train_svg
+    cfg = svg_nano(epochs=2, bs=4); cfg = cfg.replace(data=cfg.data.replace(train=cfg.data.train.replace(params=cfg.data.train.params | dict(epoch_size=2, valid_films=4))))
+    run = train_svg(cfg, out=tmp_path/'runs', policy='record', device='cpu'); out = export_run(run, tmp_path/'logs')
+    assert all(torch.equal(a, b) for a, b in zip(svg_from_legacy(out).state_dict().values(), load_svg(run, best=False).state_dict().values(), strict=True))
+    losses = pickle.loads((out/'losses.pkl').read_bytes()); assert losses['tot_train']==[0, 8] and all(0<v<1 for v in losses['valid_mse_loss_rec'])
