@@ -4,6 +4,7 @@ import copy
 import pytest, torch
 from svg_reference import Reference, count, sequence_names
 from vislearn.core import seed_all
+from vislearn.video.generate import generate, keyed_noise, predict, reconstruct
 from vislearn.video.losses import SVGLoss, kl_normal
 from vislearn.video.svg import SVG, SVGConfig, skip_index
 
@@ -173,6 +174,71 @@ def test_V12_zero_action_weights_are_the_model_without_actions(actions):
 def test_V12_the_embedding_has_1216_parameters():
     from vislearn.video.recurrent import ActionEmbedding
     assert count(ActionEmbedding())==1216
+
+
+def moved(ref, model, steps=4):
+    "Both after some training batches: running statistics that are not those of the start, the same on both sides."
+    for k in range(steps):
+        frames, actions, eps = clip(model, seed=10+k)
+        with torch.no_grad(): model.train()(frames, actions, eps)
+    for name, m in ref.modules.items():
+        if 'coder' in name: m.load_state_dict(getattr(model, name).state_dict())
+    return ref.eval(), model.eval()
+
+
+@pytest.mark.parametrize('case', [dict(), dict(skip='legacy'), dict(skip='last'), dict(prior='fixed'), dict(prior='fixed', skip='legacy'), dict(prior='none'), dict(actions='raw', width=56, channels=4), dict(actions='learned', width=56, channels=4, n_past=1), dict(actions='learned', width=56, channels=4, skip='last'), dict(arch='vgg', n_past=2)], ids=str)
+def test_generation_equals_the_originals_order(case):
+    "One sample after the other, frame by frame, against all samples side by side: the same noise, the same frames and priors; in double 1e-9."
+    ref, model = moved(*pair(**case)); cfg, S, F = model.cfg, 3, 5
+    frames, actions, _ = clip(model, B=2, T=cfg.n_past + F)
+    got = generate(model, frames, F, actions, n_samples=S, seed=7, first=4)
+    noise = keyed_noise(7, range(4, 6), range(S), cfg.n_past - 1 + F, cfg.z_dim).double()
+    for s in range(S):
+        seq, priors = ref.sample(steps_first(frames[:, :cfg.n_past]), cfg.n_past + F, steps_first(actions), steps_first(noise[s]))
+        want = torch.stack(seq[cfg.n_past:], 1)
+        assert (got.frames[s] - want).abs().max()<1e-9
+        if cfg.prior=='learned':
+            for k, part in enumerate((got.prior_mu, got.prior_logvar)): assert (part[s] - torch.stack([p[k] for p in priors[cfg.n_past-1:]], 1)).abs().max()<1e-9
+    if cfg.prior!='none':
+        assert (got.frames[0] - got.frames[1]).abs().max()>1e-6 # samples differ
+        want = torch.stack(ref.sample(steps_first(frames[:, :cfg.n_past]), cfg.n_past + F, steps_first(actions), steps_first(noise[0]), mean_context=True)[0][cfg.n_past:], 1)
+        assert (generate(model, frames, F, actions, n_samples=S, seed=7, first=4, context='mean').frames[0] - want).abs().max()<1e-9
+        again = torch.stack(ref.sample(steps_first(frames[:, :cfg.n_past]), cfg.n_past + F, steps_first(actions), latents=steps_first(got.z[2]))[0][cfg.n_past:], 1)
+        assert (got.frames[2] - again).abs().max()<1e-9 # the latents that are given back are those that were used
+
+
+def test_V08_concat_generates_the_same():
+    ref, model = moved(*pair(split=False))
+    _, split = pair(split=True); split.load_state_dict(model.state_dict())
+    frames, _, _ = clip(model, B=2, T=8)
+    assert (generate(model, frames, 4, n_samples=2).frames - generate(split.eval(), frames, 4, n_samples=2).frames).abs().max()<1e-5
+
+
+def test_the_original_samples_in_train_mode_and_changes_its_statistics():
+    "Why vislearn does not: the same call changes what the next one gives."
+    ref, model = moved(*pair()); frames, _, eps = clip(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}; generate(model.train(), frames, 3)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.training
+    state = stats(ref.train().encoder); state = {k: v.clone() for k, v in state.items()}; ref.sample(steps_first(frames[:, :3]), 6, eps=steps_first(eps))
+    assert any(not torch.equal(v, state[k]) for k, v in stats(ref.encoder).items())
+
+
+def test_reconstruction_is_the_teacher_forced_loop():
+    ref, model = moved(*pair(actions='raw', width=56, channels=4)); frames, actions, _ = clip(model, B=2, T=7)
+    with torch.no_grad(): ref.losses(steps_first(frames), steps_first(actions), steps_first(keyed_noise(3, range(2), range(1), 6, 3)[0].double()))
+    assert (reconstruct(model, frames, actions, seed=3) - torch.stack(ref.preds, 1)).abs().max()<1e-9
+
+
+def test_V08_predict_is_the_originals_order_per_candidate():
+    "The fork's call: one seen frame, many action sequences, frames in 0..255."
+    ref, model = moved(*pair(actions='learned', width=56, channels=4, n_past=1)); ref, model = ref.apply(lambda m: m.float()), model.float()
+    gen = torch.Generator().manual_seed(0); x = torch.randint(0, 256, (56, 56, 4), generator=gen, dtype=torch.uint8); acts = 2*torch.rand(3, 5, 4, generator=gen) - 1
+    got = predict(model, x.numpy(), acts.numpy(), n_past=1, n_future=5, seed=2)
+    assert got.shape==(3, 1, 5, 56, 56, 4) and 0<=got.min() and got.max()<=255
+    noise = keyed_noise(2, range(1), range(3), 5, 3)
+    for b in range(3):
+        seq, _ = ref.sample([x.permute(2, 0, 1)[None]/255], 6, list(acts[b][:, None]), steps_first(noise[b]))
+        assert abs(torch.from_numpy(got[b, 0]) - 255*torch.cat(seq[1:]).permute(0, 2, 3, 1)).max()<2e-2
 
 
 TABLE = [(dict(image_width=56, channels=4, actions='learned'), 12_640_876), (dict(image_width=56, channels=4, actions='raw'), 12_625_324), (dict(image_width=56, channels=4), 12_623_276), (dict(), 12_614_057), (dict(channels=3), 12_620_203), (dict(image_width=128), 25_200_041),
