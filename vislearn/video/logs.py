@@ -212,7 +212,7 @@ def plot_logs(
 def _panel(ax:Axes, rows:pd.DataFrame, runs:list[str], metric:str, by:str):
     "Draw one metric of all runs."
     for (run, split), part in rows.groupby(['run', 'split'], sort=False):
-        x = part.epoch + 1 if by=='epoch' else part.samples
-        ax.plot(x, part.value, **dict(train=dict(lw=1.5), test=dict(lw=1.2, ls='--')).get(split, dict(lw=1.2, ls=':')), color=PALETTE[runs.index(run) % len(PALETTE)], label=run if split=='train' else f'{run}, {split}', **({'marker': 'o', 'ms': 3} if len(part)==1 else {}))
+        x = part.epoch + 1 if by=='epoch' else part.samples; named = run if split=='train' else f'{run}, {split}'
+        ax.plot(x, part.value, **dict(train=dict(lw=1.5), test=dict(lw=1.2, ls='--')).get(split, dict(lw=1.2, ls=':')), color=PALETTE[runs.index(run) % len(PALETTE)], label=named if x.notna().any() else f'{named}: samples unknown', **({'marker': 'o', 'ms': 3} if len(part)==1 else {}))
     ax.set_ylabel(_PANELS.get(metric, metric), fontsize=8); ax.set_xlabel('epochs' if by=='epoch' else 'sequences seen', fontsize=8); ax.tick_params(labelsize=7); ax.grid(alpha=.25, lw=.5)
     for side in ('top', 'right'): ax.spines[side].set_visible(False)
