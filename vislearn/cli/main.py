@@ -37,7 +37,8 @@ FAMILIES = {
     'synth': ('vislearn.cli.data', 'generate data with known truth'),
     'cache': ('vislearn.cli.data', 'look after cached arrays'),
     'terrain': ('vislearn.cli.terrain', 'from recordings and preferences to costmaps'),
-    'demo': ('vislearn.cli.terrain', 'see everything work once: a drive, its terrain, a costmap, a report'),
+    'video': ('vislearn.cli.futures', 'learn to predict films, sample futures, score them'),
+    'demo': ('vislearn.cli.futures', 'see everything work once: a drive, its terrain, a costmap, a report; or films and their futures'),
 }
 
 GROUPS = {'train': 'run resume stop requeue sweep rerun', 'results': 'ls show compare rm', 'configs and data': 'config bag synth cache', 'systems': 'terrain video objects control demo'}   # Pages of the first help
