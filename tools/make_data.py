@@ -1,6 +1,8 @@
 "Make the small committed samples under data/ and the table of their hashes in data/README.md"
 import argparse, hashlib, json, shutil, sys
 from pathlib import Path
+from vislearn.clips import Clips
+from vislearn.synth.fabric import cloth_films, episode_seeds, save_fabric
 from vislearn.synth.messages import bag_name
 from vislearn.synth.record import BagPlan, Preset, preset_bev, simulate, write_bag
 from vislearn.synth.terrain import orderings, save_truth
@@ -24,7 +26,11 @@ def make_terrain_samples(out:Path):
     spec = dict(_comment='made by tools/make_data.py', version=2, topic_map='spot_seed', bev=preset_bev(SIZES).model_dump(mode='json'), categories=categories, orderings=orderings(TERRAINS))
     (out/'train.json').write_text(json.dumps(spec, indent=1) + '\n')
 
-GENERATORS = {'terrain': make_terrain_samples} # folder below data/: function that makes it
+def make_cloth_samples(out:Path):
+    "Films of a cloth under random actions, in the layout of the SVG fork"
+    out.mkdir(parents=True); save_fabric(Clips.of(cloth_films(episode_seeds(SEED, 32))), out/'cloth_32.npz')
+
+GENERATORS = {'cloth': make_cloth_samples, 'terrain': make_terrain_samples} # folder below data/: function that makes it
 
 def sha256(path:Path)->str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -34,7 +40,8 @@ def make(data:Path, only:list[str]):
         shutil.rmtree(data/name, ignore_errors=True); GENERATORS[name](data/name)
     rows = [f'| `{p.relative_to(data)}` | `{GENERATORS[n].__name__}` | {SEED} | {p.stat().st_size} | `{sha256(p)}` |' for n in GENERATORS for p in sorted((data/n).rglob('*')) if p.is_file()]
     (data/'README.md').write_text('\n'.join([MARK, '# Small synthetic samples', '', 'Everything here but `real/` is simulated. Remake it with `python tools/make_data.py`; a test compares the result with these files.',
-        'The three bags show the same robot on three terrains, 2.4 s each, as ROS 1, SQLite and MCAP, without faults; `terrain/train.json` is a dataset specification that names them. `real/` has its own README.', '',
+        'The three bags show the same robot on three terrains, 2.4 s each, as ROS 1, SQLite and MCAP, without faults; `terrain/train.json` is a dataset specification that names them. `real/` has its own README.',
+        '`cloth/cloth_32.npz` holds 32 films of a simulated cloth, 10 random actions each, as `synth.fabric.cloth_films` makes them: `images` (32, 11, 56, 56, 4) uint8 in red, green, blue and depth, `actions` (32, 10, 4) float32, and what happened in each. `synth.fabric.load_fabric` reads it.', '',
         '| file | generator | seed | bytes | sha256 |', '| --- | --- | --- | --- | --- |', *rows, '']))
 
 if __name__=='__main__':
