@@ -5,6 +5,8 @@ from PIL import Image
 from vislearn.clips import Clip, Clips
 from vislearn.core import ConfigError, DataError, UserError, sample_rng
 from vislearn.video import evaluate as ve, figures as vf, metrics as vm
+from vislearn.video.generate import CopyLast, SVGPredictor
+from vislearn.video.svg import SVG, SVGConfig
 
 def films(n=5, T=8, C=1, size=16, seed=0):
     return torch.rand(n, T, C, size, size, generator=torch.Generator().manual_seed(seed))
@@ -89,7 +91,7 @@ def test_actions_stay_with_their_frames():
     assert seen==[(s, [s, s+1, s+2, s+3]) for _ in range(2) for s in (0, 2, 4)]
 
 def test_bytes_and_floats_agree():
-    x = (films()*255).byte(); copy = ve._copy_last
+    x = (films()*255).byte(); copy = CopyLast()
     a, b = (ve.evaluate(dict(m=copy), [(f, None)], P) for f in (x, x.float()/255))
     assert np.array_equal(a.scores['m']['ssim']['best'], b.scores['m']['ssim']['best'])
 
@@ -110,20 +112,20 @@ def test_presets_are_those_of_the_tables():
     got = {n: (p.n_past, p.n_pred, p.n_samples, p.ssim, p.data_range) for n, p in ve.PRESETS.items()}
     assert got['smmnist_srvp']==(5, 20, 100, 'gauss11', 1) and got['smmnist_paper'][:2]==(5, 25) and got['kth'][:2]==(10, 30) and got['bair'][:2]==(2, 28) and got['bridge'][:2]==(2, 8)
     assert got['fabric_v1'][:3]==(1, 5, 1) and ve.PRESETS['fabric_v1'].stride==1 and ve.PRESETS['smmnist_legacy'].ssim=='legacy'
-    x = (films(2, T=7, C=4)*255).byte(); r = ve.evaluate(dict(m=ve._copy_last), [(x, None)], ve.eval_preset('fabric_v1'))
+    x = (films(2, T=7, C=4)*255).byte(); r = ve.evaluate(dict(m=CopyLast()), [(x, None)], ve.eval_preset('fabric_v1'))
     w = [vm.fabric_ssim(x[0, s], x[0, s+1:s+6]) for s in (0, 1)]
     assert r.scores['m']['ssim_depth']['best'][0]==pytest.approx(torch.stack([v.depth for v in w]).mean().item(), abs=1e-6) and r.scores['m']['ssim_color']['best'][0]==pytest.approx(torch.stack([v.color for v in w]).mean().item(), abs=1e-6)
     s = {m: r.scores['m'][m]['best'] for m in r.protocol.metrics}; assert np.allclose(s['mse'], .75*s['mse_color'] + .25*s['mse_depth'], rtol=1e-5)
 
 def test_save_and_load(tmp_path):
     x = films(); model = Around(x, 3); model.card = dict(checkpoint=tmp_path/'best.pt', inner=dict(data=str(tmp_path/'set'), recipe='svg/nano'), dims=[1, 2])
-    r = ve.evaluate(dict(model=model, one=ve._copy_last), [(x, None)], P); path = r.save(tmp_path/'deep'/'r.json'); text = path.read_text(); back = ve.load_result(path)
+    r = ve.evaluate(dict(model=model, one=CopyLast()), [(x, None)], P); path = r.save(tmp_path/'deep'/'r.json'); text = path.read_text(); back = ve.load_result(path)
     assert str(tmp_path) not in text and json.loads(text)['cards']['model']==dict(checkpoint='best.pt', inner=dict(data='set', recipe='svg/nano'), dims=[1, 2])
     assert back.protocol==P and back.n==5 and back.diversity['one'] is None and np.allclose(back.curves['model']['ssim']['best'].half, r.curves['model']['ssim']['best'].half, rtol=1e-5)
     for w in r.scores:
         for m in P.metrics: assert np.allclose(back.scores[w][m]['worst'], r.scores[w][m]['worst'], rtol=1e-6)
     film = r.examples['model']['worst'][0]; assert np.array_equal(back.examples['model']['worst'][0]['worst'], film['worst']) and back.examples['model']['worst'][0]['score']==pytest.approx(film['score'])
-    assert sorted(p.name for p in path.parent.iterdir())==['r.json', 'r.npz'] and 'copy-last' in back.scores
+    assert sorted(p.name for p in path.parent.iterdir())==['r.json', 'r.npz'] and set(back.scores)=={'model', 'one'} and back.versus('one').round(4).equals(r.versus('one').round(4))
     one = ve.evaluate({}, [(x[:1], None)], P); again = ve.load_result(one.save(tmp_path/'one.json')); assert np.isnan(again.curves['copy-last']['psnr']['best'].half).all()   # one film has no band
     back.figure(); back.strip('best', 'model', 1)
 
@@ -161,6 +163,16 @@ def test_versus_and_table():
     d = r.scores['copy-last']['mse']['best'] - r.scores['model']['mse']['best']
     assert v.loc['mse', 'gain']==pytest.approx(d.mean()) and v.loc['mse', '±']==pytest.approx(1.96*d.std(ddof=1)/math.sqrt(5)) and v.loc['psnr', 'frames']==5
     assert r.versus('model', 'copy-last').loc['psnr', 'frames']==0 and r.table().loc['model', ('ssim', 'best')]==pytest.approx(r.scores['model']['ssim']['best'].mean())
+
+@pytest.mark.parametrize('prior,actions', [('learned', 'none'), ('fixed', 'raw'), ('none', 'none')])
+def test_a_network_through_its_predictor(prior, actions):
+    torch.manual_seed(0); cfg = SVGConfig(image_width=64, channels=1, nf=4, g_dim=8, z_dim=0 if prior=='none' else 3, rnn_size=8, n_past=2, n_future=2, prior=prior, actions=actions, act_dim=2)
+    x, a = films(5, T=6, size=64), torch.randn(5, 5, 2, generator=torch.Generator().manual_seed(1)); p = ve.EvalProtocol(n_past=2, n_pred=4, n_samples=3, metrics=('mse', 'ssim')); net = SVGPredictor(SVG(cfg).eval())
+    both = lambda bs: [(x[i:i+bs], a[i:i+bs]) for i in range(0, 5, bs)]
+    r, q = ve.evaluate(dict(svg=net, alone=CopyLast()), both(5), p), ve.evaluate(dict(svg=net), both(2), p, budget=1)
+    assert set(r.scores)=={'svg', 'alone'} and set(q.scores)=={'svg', 'copy-last'} and r.cards['svg']['prior']==prior
+    for m in p.metrics: assert np.allclose(r.scores['svg'][m]['best'], q.scores['svg'][m]['best'], atol=1e-5)
+    assert (r.diversity['svg'] is None)==(prior=='none')                                                                                  # deterministic: one sample is scored, not three
 
 # figures
 

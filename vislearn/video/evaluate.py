@@ -20,6 +20,7 @@ from ..clips import Clips, check_frames
 from ..core import ConfigError, DataError, UserError, atomic_path, nearest, progress
 from ..runs.config import Frozen
 from .figures import filmstrip, show_bands
+from .generate import CopyLast
 from .metrics import Band, FilmFeatures, LearnedDistance, fabric_ssim, frechet_distance, gaussian_stats, mean_band, mse, psnr, ssim
 from ..viz import PALETTE
 
@@ -84,13 +85,12 @@ def eval_preset(
     return PRESETS[name]
 
 # %% ../../nbs/video/11_evaluate.ipynb #a9ae91b3
-def _copy_last(frames, n_pred, actions=None, n_samples=1, seed=0, first=0): return frames[None, :, -1:].expand(1, -1, n_pred, -1, -1, -1)
-
 def _predict(predictor, name, frames, actions, p, first):
     "Ask a predictor, and check its answer."
     got = predictor(frames[:, :p.n_past], p.n_pred, actions, p.n_samples, p.seed, first)
     want = (p.n_samples, len(frames), p.n_pred, *frames.shape[2:])
     if not isinstance(got, Tensor) or got.shape not in (want, (1, *want[1:])): raise DataError(f'{name}: expected samples (S, B, n_pred, C, H, W) = {want}, got {tuple(getattr(got, "shape", [type(got).__name__]))}')
+    got = got[:1] if len(got)>1 and got.stride(0)==0 else got # one sample, shown many times
     check_frames(got, f'{name}: predicted frames')
     return got.detach()/255 if got.dtype==torch.uint8 else got.detach().float()
 
@@ -257,7 +257,8 @@ def evaluate(
     device:torch.device|str|None=None, # Where to compute; default: where the batches are
 )->EvalResult: # Scores of all predictors
     "Score predictors on films."
-    p, (lpips, fvd) = protocol, _plugins(protocol, plugins); predictors = dict(predictors) | ({} if 'copy-last' in predictors else {'copy-last': _copy_last})
+    p, (lpips, fvd) = protocol, _plugins(protocol, plugins); predictors = dict(predictors)
+    if 'copy-last' not in predictors and not any(isinstance(f, CopyLast) for f in predictors.values()): predictors['copy-last'] = CopyLast()
     frame_metrics = [m for m in p.metrics if m!='fvd']; tallies = {name: _Tally(keep, METRICS[frame_metrics[0]].larger if frame_metrics else True) for name in predictors}
     owner, real, skipped, films, rows = [], [], 0, 0, 0
     for frames, actions in progress(batches, 'evaluate'):
@@ -283,7 +284,7 @@ def _result(p, predictors, tallies, owner, films, skipped, real):
     curves = {who: {m: {k: per_film(v) for k, v in kinds.items()} for m, kinds in t.curves.items()} for who, t in tallies.items()}
     each = lambda f: {who: {m: {k: f(v) for k, v in kinds.items()} for m, kinds in ms.items()} for who, ms in curves.items()}
     sets = {who: dict(fvd=frechet_distance(*gaussian_stats(torch.cat(real)), *gaussian_stats(torch.cat(t.features)))) for who, t in tallies.items() if real}
-    cards = {who: _plain(getattr(f, 'card', None) or dict(predictor=getattr(f, '__name__', type(f).__name__).lstrip('_'))) for who, f in predictors.items()}
+    cards = {who: _plain(getattr(f, 'card', None) or dict(predictor=getattr(f, '__name__', type(f).__name__))) for who, f in predictors.items()}
     examples = {who: {end: [film for _, _, film in found] for end, found in t.kept.items()} for who, t in tallies.items()}
     return EvalResult(p, films, skipped, each(lambda v: v.mean(1)), each(mean_band), {who: mean_band(per_film(t.spread)) if t.spread else None for who, t in tallies.items()}, sets, cards, examples)
 
