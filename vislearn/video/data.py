@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
-from fastcore.basics import patch
 from pydantic import Field
 from torch import Tensor
 from ..clips import Clips
 from ..core import ConfigError, DataError, nearest, sample_rng
 from ..loaders import BatchDL
 from ..runs.config import Frozen, RunConfig
+from ..synth.fabric import make_cloth, pushed_disc
 from ..synth.smmnist import MovingDigits
+from .episodes import fabric_clips, npz_clips, umi_clips
+from .folders import bair_png_clips, folder_clips, kth_clips
+from .tfrecord import bair_clips
 
 # %% ../../nbs/video/12_data.ipynb #ba87c0b1
 class Augment(Frozen):
@@ -118,26 +121,72 @@ def valid_batches(
     return BatchDL(batch, -(-len(table) // bs), n_inp=1 + actions)
 
 # %% ../../nbs/video/12_data.ipynb #48d96c74
-OPENERS:dict[str, Callable[..., Films]] = {}
+OPENERS:dict[str, tuple[Callable[..., Films], bool]] = {}
 
 def film_set(
     name:str, # What `data.train.name` says
+    own_split:bool=True, # Does the function know training from test films? If not, films are held out
 )->Callable: # Decorator
     "Register a function `(root, split, n_frames, **common)` that opens films."
-    def keep(fn): OPENERS[name] = fn; return fn
+    def keep(fn): OPENERS[name] = fn, own_split; return fn
     return keep
+
+def _place(root): return None if str(root)=='.' else root
 
 @film_set('smmnist')
 def _digits(root, split, n_frames, num_digits=2, variant='svg', digits='auto', deterministic=False, seed=1, channels=1):
-    place = None if root is None or str(root)=='.' else root
-    return MovingDigits(split, n_frames, num_digits, variant, deterministic, digits, seed, place, channels=channels)
+    return MovingDigits(split, n_frames, num_digits, variant, deterministic, digits, seed, _place(root), channels=channels)
 
-@film_set('clips')
-def _clips(root, split, n_frames, mode='memmap'):
-    own = Path(root)/split
-    return Clips.open(own if own.is_dir() else root, mode)
+@film_set('bair')
+def _bair(root, split, n_frames, camera='image_aux1'):
+    pictures = [d for d in (root, root/'processed_data') if any(d.glob(f'{split}/*/1'))]
+    return bair_png_clips(pictures[0], split) if pictures else bair_clips(root, split, camera)
+
+@film_set('kth')
+def _kth(root, split, n_frames, size=64, channels=1): return kth_clips(root, split, size, channels)
 
 # %% ../../nbs/video/12_data.ipynb #576f63f7
+def _fabric(root, split, n_frames, bgr, limit=1.):
+    files = sorted(root.glob(f'*{dict(train="train", test="valid")[split]}*.pkl')) if root.is_dir() else [root]
+    if len(files)!=1: raise DataError(f'{root}: expected one pickle of {split} films (named *train*.pkl and *valid*.pkl), found {len(files)}')
+    return fabric_clips(files[0], bgr, limit=limit)
+
+@film_set('fabric-random')
+def _fabric_v1(root, split, n_frames, bgr=True): return _fabric(root, split, n_frames, bgr)
+
+@film_set('fabric-01_2021')
+def _fabric_v2(root, split, n_frames, bgr=False): return _fabric(root, split, n_frames, bgr)
+
+@film_set('cloth')
+def _cloth(root, split, n_frames, n=256, n_test=64, length=10, seed=1, limit=.4, workers=0):
+    if _place(root): return _stored(root, split)
+    return make_cloth(n if split=='train' else n_test, length, seed + (split=='test'), limit=limit, workers=workers)
+
+@film_set('disc')
+def _disc(root, split, n_frames, n=200, length=10, seed=1, size=56): return pushed_disc(n if split=='train' else max(1, n // 5), length, seed + (split=='test'), size)
+
+# %% ../../nbs/video/12_data.ipynb #c6a7ad07
+@film_set('bridge', own_split=False)
+def _bridge(root, split, n_frames, frames='image_0', size=None): return npz_clips(root, frames, 'action', size=size)
+
+@film_set('npz', own_split=False)
+def _npz(root, split, n_frames, frames='image', actions=None, **how): return npz_clips(root, frames, actions, **how)
+
+@film_set('umi', own_split=False)
+def _umi(root, split, n_frames, size=64, max_frames=50): return umi_clips(root, size, max_frames=max_frames)
+
+@film_set('folder', own_split=False)
+def _folder(root, split, n_frames, size=64, **how): return folder_clips(root, size, **how)
+
+def _stored(root, split, mode='memmap'):
+    own = Path(root)/split
+    films = Clips.open(own if own.is_dir() else root, mode)
+    return films if own.is_dir() else films.split(.1)[split=='test']
+
+@film_set('clips', own_split=False)
+def _clips(root, split, n_frames, mode='memmap'): return Clips.open(root, mode)
+
+# %% ../../nbs/video/12_data.ipynb #8b80ae60
 def open_films(
     cfg:RunConfig, # Complete config
     split:Literal['train', 'test']='train', # Training films, or those never trained on
@@ -146,13 +195,13 @@ def open_films(
     "Open the films that a config names."
     name = cfg.data.train.name
     if name not in OPENERS: raise ConfigError(f'data.train.name: no films {name!r}{nearest(name, OPENERS)}, known are {", ".join(OPENERS)}')
-    try: films = OPENERS[name](cfg.data.path(), split, n_frames or 15, **cfg.data.common)
+    opener, own_split = OPENERS[name]
+    try: films = opener(cfg.data.path(), split, n_frames or 15, **cfg.data.common)
     except TypeError as e:
         if 'unexpected keyword' not in str(e): raise
         raise ConfigError(f'data.common: films {name!r} do not know {str(e).rpartition("argument ")[2]}') from None
-    if isinstance(films, Clips) and not films.info.get('split'): films = films.split(VideoData(**cfg.data.train.params).valid_share)[split=='test']
-    if cfg.data.mini and split=='train': return mini_films(films, cfg.data.mini)
-    return films
+    if not own_split: films = films.split(VideoData(**cfg.data.train.params).valid_share)[split=='test']
+    return mini_films(films, cfg.data.mini) if cfg.data.mini and split=='train' else films
 
 def mini_films(
     films:Films, # Film set
