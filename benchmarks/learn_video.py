@@ -22,6 +22,17 @@ def smmnist(prior, seed, epochs=45):
     return small(cfg, 100).replace(schedule=Schedule(name='flat_cos'))
 
 
+def cloth(actions, seed, epochs=30):
+    "4500 simulated films, 1 seen and 3 predicted frames: a narrow network, batches of 32, 100 batches per epoch."
+    from vislearn.runs.config import Schedule
+    from vislearn.synth.fabric import make_cloth
+    from vislearn.video.recipes import svg_lp_cloth
+    films = make_cloth(4500, 10, seed=1, limit=.4, workers=os.cpu_count() or 1) # made once, a few minutes
+    cfg = small(svg_lp_cloth(films.path, actions, epochs=epochs, bs=32, nf=24, seed=seed), 100)
+    model = cfg.model.replace(params=cfg.model.params | dict(n_future=3))
+    return cfg.replace(data=cfg.data.replace(train=cfg.data.train.replace(name='clips')), model=model, schedule=Schedule(name='flat_cos'))
+
+
 def small(cfg, epoch_size):
     "Shorter epochs and fewer kept checkpoints."
     part = cfg.data.train; data = cfg.data.replace(train=part.replace(params=part.params | dict(epoch_size=epoch_size)))
@@ -29,6 +40,7 @@ def small(cfg, epoch_size):
 
 
 PLANS = {f'smmnist-{prior}-{seed}': (smmnist, prior, seed) for seed in (1, 2) for prior in ('learned', 'none')}
+PLANS |= {f'cloth-{name}-1': (cloth, actions, 1) for name, actions in (('learned', 'learned'), ('noactions', 'none'))}
 
 
 def train(name):
