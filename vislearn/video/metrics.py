@@ -34,8 +34,9 @@ def _scaled(x, data_range):
     return (x if x.dtype==torch.float64 else x.float())/data_range
 
 # %% ../../nbs/video/09_metrics.ipynb #3ce9a58c
-def _in_pieces(fn:Callable, x:Tensor, y:Tensor, budget:int)->Tensor:
+def _in_pieces(fn:Callable, x:Tensor, y:Tensor, budget:int|None=None)->Tensor:
     "Apply a function of two batches of pictures to bounded pieces of their leading axes."
+    budget = budget or (2**18 if x.device.type=='cpu' else 2**24)
     lead, size = torch.broadcast_shapes(x.shape[:-3], y.shape[:-3]), math.prod(x.shape[-3:])
     axis = next((i for i, n in enumerate(lead) if n>1), None); total = math.prod(lead)*size
     if total<=budget or axis is None: return fn(x, y)
@@ -49,7 +50,7 @@ def mse(
     pred:Tensor, # Frames, `(..., C, H, W)`; uint8 only with `data_range=255`
     truth:Tensor, # True frames; leading axes broadcast
     data_range:float=1., # Frames are divided by it first
-    budget:int=2**24, # Pixels that are held at once
+    budget:int|None=None, # Pixels that are held at once; default: 2¹⁸ on the CPU, 2²⁴ elsewhere
 )->Tensor: # Mean squared error of each frame, `(...)`
     "Average the squared error over the channels and pixels of each frame."
     _check_pair(pred, truth, data_range)
@@ -62,7 +63,7 @@ def psnr(
     data_range:float=1., # Largest possible difference of two values
     channels:Literal['pooled', 'per-channel']='pooled', # One MSE of all channels [vp-suite], or the mean of one PSNR per channel [SVG, SRVP]
     floor:float=0., # Smaller errors count as this, relative to the squared range: 1e-10 bounds the result by 100 dB
-    budget:int=2**24, # Pixels that are held at once
+    budget:int|None=None, # Pixels that are held at once; default: 2¹⁸ on the CPU, 2²⁴ elsewhere
 )->Tensor: # Decibels, `(...)`; infinite for equal frames unless `floor` is given
     "Give the peak signal-to-noise ratio of each frame."
     _check_pair(pred, truth, data_range)
@@ -101,7 +102,7 @@ def ssim(
     window:Literal['gauss11', 'sk7']='gauss11', # Gaussian 11x11 with population covariance, or uniform 7x7 with sample covariance
     data_range:float=1., # $L$ in the two constants
     per_channel:bool=False, # Keep the channels apart?
-    budget:int=2**24, # Pixels that are held at once
+    budget:int|None=None, # Pixels that are held at once; default: 2¹⁸ on the CPU, 2²⁴ elsewhere
 )->Tensor: # Similarity of each frame, `(...)` or `(..., C)`; 1 for equal frames
     "Give the structural similarity of each frame, averaged over channels and positions."
     _check_pair(pred, truth, data_range)
@@ -138,7 +139,7 @@ class FabricScore(NamedTuple):
 def fabric_ssim(
     pred:Tensor, # RGBD frames, `(..., 4, H, W)`, uint8, or float in [0, 1]
     truth:Tensor, # True frames; leading axes broadcast
-    budget:int=2**22, # Pixels that are held at once
+    budget:int|None=None, # Pixels that are held at once; default: 2¹⁸ on the CPU, 2²⁴ elsewhere
 )->FabricScore: # Two similarities
     "Give the structural similarity of colour and of depth as the fabric fork does."
     _check_pair(pred, truth, 255)
