@@ -6,9 +6,10 @@
 __all__ = ['init_svg', 'update_weights', 'frame_norm', 'add_rows', 'Block', 'Coder', 'Encoder', 'doubled', 'Decoder', 'coders']
 
 # %% ../../nbs/video/03_coders.ipynb #f9175f20
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -44,7 +45,7 @@ def frame_norm(
     track:bool=True, # Update the running statistics?
 )->Tensor: # `(B*T, C, H, W)`, every time index normalised by itself
     "Normalise each time index over clips and pixels, in one call."
-    mean = x.new_zeros(T*bn.num_features, dtype=bn.running_mean.dtype); var = torch.zeros_like(mean)
+    mean = torch.zeros(T*bn.num_features, dtype=bn.running_mean.dtype, device=x.device); var = torch.zeros_like(mean)
     y = F.batch_norm(x.reshape(-1, T*x.shape[1], *x.shape[2:]), mean, var, bn.weight.repeat(T), bn.bias.repeat(T), True, 1., bn.eps).view(x.shape)
     if track:
         weights, old, n = update_weights(T, bn.momentum, twice)
@@ -54,7 +55,7 @@ def frame_norm(
             bn.num_batches_tracked += n
     return y
 
-# %% ../../nbs/video/03_coders.ipynb #10032e55
+# %% ../../nbs/video/03_coders.ipynb #a7dd5e40
 def _pieces(index:Sequence[int])->list[tuple[int, int, int, bool]]:
     "Cut an index over time into runs (start, stop, first row, walking?) that walk by one or stand still."
     out, t = [], 0
@@ -64,49 +65,52 @@ def _pieces(index:Sequence[int])->list[tuple[int, int, int, bool]]:
         out.append((t, stop, index[t], walk)); t = stop
     return out
 
+def _empty(x:Tensor, n:int)->Tensor: # `n` rows stored in the order of `x`
+    c, h, w = x.shape[1:]
+    return x.new_empty(n, h, w, c).permute(0, 3, 1, 2) if x.stride(1)==1 else x.new_empty(n, c, h, w)
+
 class _AddRows(torch.autograd.Function):
     "Add rows of skip terms to the frames that use them, in place."
     @staticmethod
     def forward(ctx, d:Tensor, s:Tensor, index:tuple[int, ...])->Tensor:
-        ctx.pieces, ctx.T = _pieces(index), len(index)
-        ctx.B = d.shape[0]//ctx.T; ctx.s_shape = s.shape
-        d_BT, s_BM = d.view(ctx.B, ctx.T, *d.shape[1:]), s.view(ctx.B, -1, *s.shape[1:])
+        ctx.pieces, ctx.T, ctx.M = _pieces(index), len(index), s.shape[0]
+        ctx.B = d.shape[0]//ctx.T
+        d_BT, s_BM = d.unflatten(0, (ctx.B, ctx.T)), s.unflatten(0, (ctx.B, -1))
         for t, stop, row, walk in ctx.pieces: d_BT[:, t:stop].add_(s_BM[:, row:row+(stop-t if walk else 1)])
         ctx.mark_dirty(d)
         return d
     @staticmethod
     def backward(ctx, grad:Tensor)->tuple[Tensor, Tensor, None]:
         g_BT = grad.unflatten(0, (ctx.B, ctx.T))
-        out = torch.zeros(ctx.s_shape, dtype=grad.dtype, device=grad.device); out_BM = out.view(ctx.B, -1, *ctx.s_shape[1:])
+        out = _empty(grad, ctx.M).zero_(); out_BM = out.unflatten(0, (ctx.B, -1))
         for t, stop, row, walk in ctx.pieces:
             if walk: out_BM[:, row:row+stop-t].add_(g_BT[:, t:stop])
             else: out_BM[:, row].add_(g_BT[:, t:stop].sum(1))
         return grad, out, None
 
 def add_rows(
-    d:Tensor, # Features, `(N, C, H, W)`; changed in place
+    d:Tensor, # Features, `(N, C, H, W)`; may be changed in place
     s:Tensor, # Skip terms, `(M, C, H, W)`
-    index:Sequence[int]|None=None, # Row of each time step among the M/B rows of its clip; `None`: rows of `s` repeat as blocks
+    index:Sequence[int]|Tensor|None=None, # Term of each of T steps among the M/B of its clip (list), row for each n (tensor of N), or row n modulo M (`None`)
 )->Tensor: # `d` plus the term of each row
     "Add to each row of `d` the skip term it uses."
-    if isinstance(index, Tensor): return d + s.index_select(0, index)
-    if index is not None: return _AddRows.apply(d, s, tuple(index))
-    return d.add_(s) if d.shape[0]==s.shape[0] else d.view(-1, *s.shape).add_(s).view(d.shape)
+    if index is None: return (d.unflatten(0, (-1, s.shape[0])) + s).flatten(0, 1)
+    return d + s.index_select(0, index) if isinstance(index, Tensor) else _AddRows.apply(d, s, tuple(index))
 
-# %% ../../nbs/video/03_coders.ipynb #8e1d0446
+# %% ../../nbs/video/03_coders.ipynb #267a9eb6
 class _Keep(torch.autograd.Function):
     "Pass features on, and give those of the first frames of each clip; the two gradients meet in one tensor."
     @staticmethod
     def forward(ctx, x:Tensor, T:int, keep:int)->tuple[Tensor, Tensor]:
-        ctx.T, ctx.keep, last = T, keep, x.stride(1)==1
-        first = x.unflatten(0, (-1, T))[:, :keep].flatten(0, 1)
-        return x.view_as(x), first.contiguous(memory_format=torch.channels_last) if last else first
+        ctx.T, ctx.keep, first = T, keep, _empty(x, x.shape[0]//T*keep)
+        first.unflatten(0, (-1, keep)).copy_(x.unflatten(0, (-1, T))[:, :keep])
+        return x.view_as(x), first
     @staticmethod
     def backward(ctx, grad:Tensor, first:Tensor)->tuple[Tensor, None, None]:
-        grad.unflatten(0, (-1, ctx.T))[:, :ctx.keep].add_(first.unflatten(0, (-1, ctx.keep)))
+        grad.unflatten(0, (-1, ctx.T))[:, :ctx.keep].add_(first.unflatten(0, (-1, ctx.keep))) # `grad` comes fresh from the next layer, its only reader
         return grad, None, None
 
-# %% ../../nbs/video/03_coders.ipynb #a7dd5e40
+# %% ../../nbs/video/03_coders.ipynb #3dde79ba
 class Block(nn.Module):
     "A convolution of either direction, batch norm and a leaky ReLU."
     def __init__(self,
@@ -114,19 +118,23 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.main = nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.LeakyReLU(0.2, inplace=True))
+    def forward(self, x:Tensor)->Tensor: return self.main(x)
 
 def _vgg(sizes:Sequence[int])->nn.Sequential: return nn.Sequential(*[Block(nn.Conv2d(a, b, 3, 1, 1)) for a, b in zip(sizes, sizes[1:])])
 
+def _layers(stage:nn.Module)->list[nn.Module]: return [m for m in stage.modules() if not isinstance(m, (Block, nn.Sequential))]
+
+# %% ../../nbs/video/03_coders.ipynb #9dda07f1
 class Coder(nn.Module):
-    "What encoder and decoder share: sizes, the two kinds of batch norm and saving memory."
+    "What encoder and decoder share: sizes, the two kinds of batch norm, and saving memory."
     def __init__(self,
         arch:str='dcgan', # 'dcgan' or 'vgg'
         width:int=64, # Side of a frame [px]: 56, 64, 128 ('vgg': 64, 128)
         channels:int=1, # Image channels C
         g_dim:int=128, # Size g of a code [SVG]
         nf:int=64, # Feature maps of the first block [SVG]
-        bn:str='joint', # Statistics over clips and time ('joint') or of every time index ('frame', as the original)
-        save_memory:bool=False, # Recompute activations in the backward pass?
+        bn:str='joint', # Statistics over all rows ('joint') or of every time index ('frame', as the original)
+        save_memory:bool=False, # Forget the activations of a stage and recompute them in the backward pass?
     ):
         super().__init__()
         widths = {'dcgan': (56, 64, 128), 'vgg': (64, 128)}
@@ -136,52 +144,50 @@ class Coder(nn.Module):
         self.arch, self.width, self.channels, self.g_dim, self.nf, self.bn, self.save_memory = arch, width, channels, g_dim, nf, bn, save_memory
         self.track, self.twice, self.depth = True, False, 5 if width==128 else 4
         self.maps = [nf*min(2**i, 8) for i in range(self.depth)]
+        self.build(); init_svg(self)
 
-    def norm(self, x:Tensor, bn:nn.BatchNorm2d, T:int|None)->Tensor:
+    def build(self)->None:
+        "Make the layers."
+        raise NotImplementedError
+
+    def norm(self, x:Tensor, bn:nn.Module, T:int|None)->Tensor:
         "Normalise features by the rule of this coder."
-        if self.training and self.bn=='frame':
-            if not T or x.shape[0]%T: raise DataError(f"bn='frame' needs T, the frames of a clip, with {x.shape[0]} = B*T rows; got T={T}")
+        if not (self.training and isinstance(bn, nn.BatchNorm2d)): return bn(x)
+        if self.bn=='frame':
+            if not T or x.shape[0]%T: raise DataError(f"T: bn='frame' needs the frames of a clip to train, a divisor of the {x.shape[0]} rows, got {T}")
             return frame_norm(x, bn, T, self.twice, self.track)
-        if self.training and not self.track: return F.batch_norm(x, bn.running_mean.clone(), bn.running_var.clone(), bn.weight, bn.bias, True, bn.momentum, bn.eps)
-        return bn(x)
+        return bn(x) if self.track else F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, True, 0., bn.eps)
 
     def layout(self, x:Tensor)->Tensor:
         "Store channels last, which convolutions like, unless statistics of every time index want them apart."
         return x.contiguous() if self.bn=='frame' else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
-    @contextmanager
-    def untracked(self)->Iterator[None]:
-        "Leave the running statistics alone inside this block."
-        self.track, before = False, self.track
-        try: yield
-        finally: self.track = before
-
-    def part(self, function, *args):
-        "Run a part of the network, or run it and forget its activations until the backward pass."
+    def part(self, function:Callable, *args:object)->Tensor:
+        "Run one stage, or run it and forget its activations until the backward pass."
         if not (self.save_memory and self.training and torch.is_grad_enabled()): return function(*args)
         return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), self.untracked()))
 
-# %% ../../nbs/video/03_coders.ipynb #39413897
+    @contextmanager
+    def untracked(self)->Iterator[None]:
+        "Leave the running statistics alone inside this block."
+        before, self.track = self.track, False
+        try: yield
+        finally: self.track = before
+
+# %% ../../nbs/video/03_coders.ipynb #4ec4af5b
 class Encoder(Coder):
     "Frames in, codes and skip maps out."
-    def __init__(self, arch:str='dcgan', width:int=64, channels:int=1, g_dim:int=128, nf:int=64, bn:str='joint', save_memory:bool=False):
-        super().__init__(arch, width, channels, g_dim, nf, bn, save_memory)
-        ins, self.twice = [channels, *self.maps[:-1]], True
-        for i, (a, b) in enumerate(zip(ins, self.maps)):
-            pad = 2 if width==56 and i<3 else 1
-            stage = Block(nn.Conv2d(a, b, 4, 2, pad)) if arch=='dcgan' else _vgg([a]+[b]*(2 if i<2 else 3))
-            setattr(self, f'c{i+1}', stage)
-        setattr(self, f'c{self.depth+1}', nn.Sequential(nn.Conv2d(self.maps[-1], g_dim, 4), nn.BatchNorm2d(g_dim), nn.Tanh()))
-        init_svg(self)
-
-    def block(self, x:Tensor, block:Block, T:int|None)->Tensor:
-        "Run one convolution, norm and activation."
-        conv, bn, act = block.main
-        return act(self.norm(conv(x), bn, T))
+    def build(self)->None:
+        "Make the layers."
+        self.twice = True
+        for i, (a, b) in enumerate(zip([self.channels, *self.maps], self.maps)):
+            pad = 2 if self.width==56 and i<3 else 1
+            setattr(self, f'c{i+1}', Block(nn.Conv2d(a, b, 4, 2, pad)) if self.arch=='dcgan' else _vgg([a]+[b]*(2 if i<2 else 3)))
+        setattr(self, f'c{self.depth+1}', nn.Sequential(nn.Conv2d(self.maps[-1], self.g_dim, 4), nn.BatchNorm2d(self.g_dim), nn.Tanh()))
 
     def stage(self, x:Tensor, i:int, T:int|None)->Tensor:
         "Run the blocks of one resolution."
-        for block in [m for m in getattr(self, f'c{i+1}').modules() if isinstance(m, Block)]: x = self.block(x, block, T)
+        for m in _layers(getattr(self, f'c{i+1}')): x = m(x) if not isinstance(m, (nn.BatchNorm2d, nn.Identity)) else self.norm(x, m, T)
         return x
 
     def forward(self,
@@ -191,6 +197,7 @@ class Encoder(Coder):
     )->tuple[Tensor, list[Tensor]]: # Codes `(N, g)` in -1..1, and one skip map per resolution, `(N, c, h, w)` or `(B*keep, c, h, w)`, the finest first
         "Encode frames."
         check_shape(x, f'N {self.channels} {self.width} {self.width}', 'frames')
+        if keep is not None and not (T and 1<=keep<=T): raise DataError(f'keep: expected 1 to T frames of a clip, got keep={keep} and T={T}')
         skips, x = [], self.layout(x)
         for i in range(self.depth):
             x = s = self.part(self.stage, x, i, T)
@@ -199,96 +206,102 @@ class Encoder(Coder):
             if self.arch=='vgg': x = F.max_pool2d(x, 2)
         conv, bn, act = getattr(self, f'c{self.depth+1}')
         h = F.linear(x.permute(0, 2, 3, 1).flatten(1), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
-        return act(self.norm(h[:,:,None,None], bn, T)).flatten(1), skips
+        return act(self.norm(h[:, :, None, None], bn, T)).flatten(1), skips
 
-# %% ../../nbs/video/03_coders.ipynb #05adf219
+# %% ../../nbs/video/03_coders.ipynb #7e2312c6
 def doubled(
     weight:Tensor, # 3x3 kernel of a convolution, `(out, in, 3, 3)`
 )->Tensor: # 4x4 kernel of a transposed convolution with stride 2 and padding 1, `(in, out, 4, 4)`
     "Merge doubling an image (nearest) and a 3x3 convolution into one transposed convolution."
-    taps = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)
     return torch.einsum('um,vn,oimn->iouv', taps, taps, weight)
 
-# %% ../../nbs/video/03_coders.ipynb #267a9eb6
+# %% ../../nbs/video/03_coders.ipynb #2cfec23e
 class Decoder(Coder):
     "Codes and skip maps in, frames out."
-    def __init__(self, arch:str='dcgan', width:int=64, channels:int=1, g_dim:int=128, nf:int=64, bn:str='joint', save_memory:bool=False):
-        super().__init__(arch, width, channels, g_dim, nf, bn, save_memory)
-        self.upc1 = nn.Sequential(nn.ConvTranspose2d(g_dim, self.maps[-1], 4), nn.BatchNorm2d(self.maps[-1]), nn.LeakyReLU(0.2, inplace=True))
-        for i in reversed(range(self.depth)):
-            a, b = self.maps[i], self.maps[i-1] if i else channels
-            pads = (2, int(i>0)) if width==56 and i<3 else (1, 0)
-            if arch=='vgg': stage = _vgg([2*a, *[a]*(1 if i<2 else 2), b]) if i else nn.Sequential(Block(nn.Conv2d(2*a, a, 3, 1, 1)), nn.ConvTranspose2d(a, b, 3, 1, 1), nn.Sigmoid())
-            else: stage = Block(nn.ConvTranspose2d(2*a, b, 4, 2, *pads)) if i else nn.Sequential(nn.ConvTranspose2d(2*a, b, 4, 2, *pads), nn.Sigmoid())
+    def build(self)->None:
+        "Make the layers."
+        self.upc1 = nn.Sequential(nn.ConvTranspose2d(self.g_dim, self.maps[-1], 4), nn.BatchNorm2d(self.maps[-1]), nn.LeakyReLU(0.2, inplace=True))
+        for i, a in enumerate(self.maps):
+            b = self.maps[i-1] if i else self.channels
+            if self.arch=='vgg': stage = _vgg([2*a, *[a]*(1 if i<2 else 2), b]) if i else nn.Sequential(Block(nn.Conv2d(2*a, a, 3, 1, 1)), nn.ConvTranspose2d(a, b, 3, 1, 1), nn.Sigmoid())
+            else:
+                up = nn.ConvTranspose2d(2*a, b, 4, 2, *((2, int(i>0)) if self.width==56 and i<3 else (1, 0)))
+                stage = Block(up) if i else nn.Sequential(up, nn.Sigmoid())
             setattr(self, f'upc{self.depth-i+1}', stage)
-        init_svg(self)
 
-    def first(self, i:int)->tuple[nn.Module, list[nn.Module]]:
-        "Give the first convolution at skip `i` and the layers after it."
-        stage = getattr(self, f'upc{self.depth-i+1}')
-        layers = [*stage.main] if isinstance(stage, Block) else [m for part in stage for m in (part.main if isinstance(part, Block) else [part])]
-        return layers[0], layers[1:]
+    def layers(self, i:int)->list[nn.Module]:
+        "List the layers of the stage that takes skip `i`, the divided convolution first."
+        return _layers(getattr(self, f'upc{self.depth-i+1}'))
 
-    def half(self, x:Tensor, conv:nn.Module, skip:bool, up:bool=False)->Tensor:
-        "Apply the half of a convolution that belongs to codes or to skips; the bias goes with the codes."
+    def half(self, x:Tensor, conv:nn.Module, skip:bool)->Tensor:
+        "Apply the half of a convolution that belongs to skips, or the half of the codes with the bias."
         n, transposed = x.shape[1], isinstance(conv, nn.ConvTranspose2d)
         w, b = conv.weight.narrow(0 if transposed else 1, n if skip else 0, n), None if skip else conv.bias
-        if up: return F.conv_transpose2d(x, doubled(w), b, 2, 1)
         if transposed: return F.conv_transpose2d(x, w, b, conv.stride, conv.padding, conv.output_padding)
-        return F.conv2d(x, w, b, conv.stride, conv.padding)
-
-    def skip_terms(self,
-        skips:Sequence[Tensor], # Skip maps of the encoder, each `(M, c, h, w)`
-    )->list[Tensor]: # Their part of the first convolution of every stage, the finest first
-        "Convolve skip maps once, for all frames that will use them."
-        return [self.half(s, self.first(i)[0], True) for i, s in enumerate(skips)]
+        return F.conv2d(x, w, b, 1, 1) if skip else F.conv_transpose2d(x, doubled(w), b, 2, 1)
 
     def stage(self, x:Tensor, i:int, s:Tensor, plain:bool, index:Sequence[int]|Tensor|None, T:int|None)->Tensor:
         "Run the layers of one resolution."
-        (conv, rest), up = self.first(i), self.arch=='vgg'
-        if plain: x = conv(torch.cat([F.interpolate(x, scale_factor=2., mode='nearest') if up else x, s], 1))
-        else: x = add_rows(self.half(x, conv, False, up), s, index)
-        for m in rest: x = self.norm(x, m, T) if isinstance(m, nn.BatchNorm2d) else m(x)
+        conv, *rest = self.layers(i)
+        if not plain: x = add_rows(self.half(x, conv, False), s, index)
+        else: x = conv(torch.cat([x if self.arch=='dcgan' else F.interpolate(x, scale_factor=2.), s], 1))
+        for m in rest: x = self.norm(x, m, T) if isinstance(m, (nn.BatchNorm2d, nn.Identity)) else m(x)
         return x
 
-    def run(self, g:Tensor, maps:Sequence[Tensor], plain:bool, index:Sequence[int]|Tensor|None, T:int|None)->Tensor:
+    def paint(self, g:Tensor, maps:Sequence[Tensor], plain:bool, index:Sequence[int]|Tensor|None, T:int|None)->Tensor:
         "Run all stages."
+        check_shape(g, f'N {self.g_dim}', 'codes')
+        if len(maps)!=self.depth: raise DataError(f'skips must be {self.depth} maps, the finest first, got {len(maps)}')
         conv, bn, act = self.upc1
-        x = g @ conv.weight.permute(0, 2, 3, 1).flatten(1)
-        x = self.layout(x.view(-1, 4, 4, conv.out_channels).permute(0, 3, 1, 2) + conv.bias[:,None,None])
-        x = act(self.norm(x, bn, T))
+        x = (g @ conv.weight.permute(0, 2, 3, 1).flatten(1)).view(-1, 4, 4, conv.out_channels) + conv.bias
+        x = act(self.norm(self.layout(x.permute(0, 3, 1, 2)), bn, T))
         for i in reversed(range(self.depth)): x = self.part(self.stage, x, i, maps[i], plain, index, T)
         return x
 
-    def decode(self,
-        g:Tensor, # Codes, `(N, g)`
-        terms:Sequence[Tensor], # Result of `skip_terms`, M rows each
-        index:Sequence[int]|Tensor|None=None, # As in `forward`; `None`: row n uses row n modulo M
-        T:int|None=None, # Frames of a clip; needed in training with `bn='frame'`
-    )->Tensor: # Frames, `(N, C, H, W)`, in [0, 1]
-        "Decode with skip terms that were computed before."
-        return self.run(g, terms, False, index, T)
+# %% ../../nbs/video/03_coders.ipynb #290537fc
+@patch
+def skip_terms(
+    self:Decoder,
+    skips:Sequence[Tensor], # Skip maps of the encoder, each `(M, c, h, w)`, the finest first
+)->list[Tensor]: # Their part of the first convolution of every stage
+    "Convolve skip maps once, for all frames that will use them."
+    return [self.half(s, self.layers(i)[0], True) for i, s in enumerate(skips)]
 
-    def forward(self,
-        g:Tensor, # Codes, `(N, g)`, N = B*T with the steps of a clip side by side
-        skips:Sequence[Tensor], # Skip maps of the encoder, N rows each; with `index` only the rows that are used
-        index:Sequence[int]|Tensor|None=None, # Frame among the M/B of its clip that each of the T steps uses (list of T), or row for each n (tensor of N)
-        T:int|None=None, # Steps of a clip; needed in training with `bn='frame'`
-    )->Tensor: # Frames, `(N, C, H, W)`, in [0, 1]
-        "Decode codes."
-        check_shape(g, f'N {self.g_dim}', 'codes')
-        if index is None: return self.run(g, skips, True, None, T)
-        return self.run(g, self.skip_terms(skips), False, index, T)
+@patch
+def decode(
+    self:Decoder,
+    g:Tensor, # Codes, `(N, g)`
+    terms:Sequence[Tensor], # Result of `skip_terms`, M rows each
+    index:Sequence[int]|Tensor|None=None, # As in `forward`; `None`: row n uses row n modulo M
+    T:int|None=None, # Frames of a clip; needed in training with `bn='frame'`
+)->Tensor: # Frames, `(N, C, H, W)`, in [0, 1]
+    "Decode with skip terms that were computed before."
+    return self.paint(g, terms, False, index, T)
 
-# %% ../../nbs/video/03_coders.ipynb #3dde79ba
+@patch
+def forward(
+    self:Decoder,
+    g:Tensor, # Codes, `(N, g)`, N = B*T with the steps of a clip side by side
+    skips:Sequence[Tensor], # Skip maps of the encoder, N rows each; with `index` M rows, those that are used
+    index:Sequence[int]|Tensor|None=None, # Frame among the M/B of its clip that each of T steps uses (list), or row for each n (tensor of N)
+    T:int|None=None, # Steps of a clip; needed in training with `bn='frame'`
+)->Tensor: # Frames, `(N, C, H, W)`, in [0, 1]
+    "Decode codes: skips beside codes as they come, or with an index convolved apart and once."
+    if index is None: return self.paint(g, skips, True, None, T)
+    if not isinstance(index, Tensor) and (g.shape[0]%len(index) or skips[0].shape[0]%(g.shape[0]//len(index))):
+        raise DataError(f'index: {g.shape[0]} codes and {skips[0].shape[0]} skips must be as many clips of {len(index)} steps: the same number of frames of each')
+    return self.paint(g, self.skip_terms(skips), False, index, T)
+
+# %% ../../nbs/video/03_coders.ipynb #9168178e
 def coders(
     arch:str='dcgan', # 'dcgan' or 'vgg'
-    width:int=64, # Side of a frame [px]
+    width:int=64, # Side of a frame [px]: 56, 64, 128 ('vgg': 64, 128)
     channels:int=1, # Image channels C
     g_dim:int=128, # Size g of a code [SVG]
     nf:int=64, # Feature maps of the first block [SVG]
-    bn:str='joint', # 'joint' or 'frame'
-    save_memory:bool=False, # Recompute activations in the backward pass?
+    bn:str='joint', # Statistics over all rows ('joint') or of every time index ('frame')
+    save_memory:bool=False, # Forget the activations of a stage and recompute them in the backward pass?
 )->tuple[Encoder, Decoder]: # A pair that fits together
     "Make an encoder and its decoder."
     return Encoder(arch, width, channels, g_dim, nf, bn, save_memory), Decoder(arch, width, channels, g_dim, nf, bn, save_memory)
