@@ -1,5 +1,5 @@
 "Old checkpoints, built here by the slow reference under the old class names, that are gone again when they are read"
-import argparse, os, pickle, struct, sys, types, warnings, zipfile
+import argparse, os, pickle, random, struct, sys, types, warnings, zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 
@@ -225,6 +225,35 @@ def test_storages_that_lie(tmp_path):
     with zipfile.ZipFile(path, 'w') as z:
         for n, data in entries.items(): z.writestr(n, data.replace(b'K\x04\x85', b'K\x7f\x85') if n==main else data) # the shape (4,) becomes (127,)
     one_line(lambda: read_legacy(path), str(path))
+
+
+def test_claims_about_memory_are_not_believed(tmp_path):
+    "A pickle of a few bytes that asks Python for two thousand million slots (32 GB) is refused at once."
+    bomb = b'\x80\x02}r' + struct.pack('<I', 2**31 - 1) + b'.'
+    for head in (b'', pickle.dumps(0x1950a86a20f9469cfc6c, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)):
+        (tmp_path/'x.pth').write_bytes(head + bomb); one_line(lambda: read_legacy(tmp_path/'x.pth', True), 'memory slots')
+    with zipfile.ZipFile(tmp_path/'x.pth', 'w') as z: z.writestr('x/data.pkl', bomb)
+    one_line(lambda: read_legacy(tmp_path/'x.pth', True), 'memory slots')
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'stream'])
+@pytest.mark.parametrize('pickled', [True, False], ids=['modules', 'states'])
+def test_damaged_bytes_are_one_line(tmp_path, pickled, zipped):
+    "A few bytes of the pickle changed at random: the file is read, or refused in one line."
+    kw = SMALL | dict(nf=1, g_dim=2, rnn_size=2, z_dim=1); ref, path = saved(tmp_path, kw, options(kw), pickled, zipped); rng, refused = random.Random(0), 0
+    if zipped:
+        with zipfile.ZipFile(path) as z: entries = {n: z.read(n) for n in z.namelist()}
+    whole = next(b for n, b in entries.items() if n.endswith('data.pkl')) if zipped else path.read_bytes()
+    for _ in range(40):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 2, 5])): data[rng.randrange(min(len(data), 12_000))] = rng.randrange(256)
+        if zipped:
+            with zipfile.ZipFile(path, 'w') as z:
+                for n, b in entries.items(): z.writestr(n, bytes(data) if n.endswith('data.pkl') else b)
+        else: path.write_bytes(data)
+        try: svg_from_legacy(path, unsafe=pickled)
+        except UserError as e: refused += 1; assert '\n' not in str(e) and str(path) in str(e)
+    assert refused>10
 
 
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'stream'])

@@ -7,11 +7,11 @@ __all__ = ['DTYPES', 'NETS', 'LegacyCheckpoint', 'read_legacy', 'legacy_config',
            'model_state', 'legacy_options', 'svg_to_legacy', 'legacy_losses', 'run_options', 'export_run']
 
 # %% ../../nbs/video/08_legacy.ipynb #0ebe72da
-import argparse, csv, math, pickle, re, struct, zipfile
+import argparse, csv, io, math, pickle, pickletools, re, struct, zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-import torch
+import numpy as np, torch
 from torch import Tensor
 from ..core import ConfigError, DataError, UserError, atomic_path
 from ..runs.config import RunConfig
@@ -46,7 +46,7 @@ class _Reader(pickle.Unpickler):
         storage:Callable[[str, torch.dtype, int], Tensor]|None=None, # Key, type and length of a storage to its numbers
     ):
         super().__init__(file, encoding='latin1') # Python 2 wrote texts as bytes
-        self.path, self.unsafe, self.storage = path, unsafe, storage
+        self.file, self.path, self.unsafe, self.storage = file, path, unsafe, storage
         rebuild = lambda flat, offset, size, stride, *_: flat.as_strided(size, stride, offset)
         first = lambda tensor, *_: tensor
         self.known = {('collections', 'OrderedDict'): type('Table', (_Table,), {}), ('argparse', 'Namespace'): type('Options', (_Options,), {}), ('torch', 'Size'): lambda sizes=(): tuple(sizes), # made for each
@@ -59,6 +59,15 @@ class _Reader(pickle.Unpickler):
         if module in ('torch', 'torch.cuda') and name in DTYPES: return DTYPES[name]
         if self.unsafe or module.startswith('torch.optim'): return type(name, (_Inert,), dict(__module__=module)) # the original keeps the class of its optimizer among the options
         raise DataError(f'{self.path}: holds a pickled {module}.{name}, not only weights: pass unsafe=True to collect the weights without importing or running anything from the file')
+
+    def read(self)->object:
+        "Read the next pickle, after a look at its memory slots: Python would make as many as a file claims."
+        start = self.file.tell()
+        try: more = any('PUT' in op.name and slot>at for op, slot, at in pickletools.genops(self.file))
+        except ValueError as e: raise (pickle.UnpicklingError if self.file.read(1) else EOFError)(str(e)) from None
+        if more: raise DataError(f'{self.path}: damaged: a pickle with more memory slots than bytes')
+        self.file.seek(start)
+        return self.load()
 
     def persistent_load(self, pid:tuple)->object:
         "Give the storage, or the class, that the pickle refers to."
@@ -76,25 +85,27 @@ def _read_zip(path:Path, unsafe:bool)->object:
         main = next((n for n in names if n.endswith('data.pkl')), None)
         if main is None: raise DataError(f'{path}: a zip archive without data.pkl, expected a checkpoint of torch')
         def storage(key, dtype, numel):
-            if key not in parts: parts[key] = torch.frombuffer(bytearray(z.read(f"{main.removesuffix('data.pkl')}data/{key}")), dtype=dtype) if numel else torch.empty(0, dtype=dtype)
-            if len(parts[key])!=numel: raise DataError(f'{path}: storage {key} holds {len(parts[key])} numbers, expected {numel}')
+            if key not in parts:
+                raw = z.read(f"{main.removesuffix('data.pkl')}data/{key}")
+                if len(raw)!=numel*dtype.itemsize: raise DataError(f'{path}: storage {key} holds {len(raw)} bytes, expected {numel} numbers of {dtype.itemsize}')
+                parts[key] = torch.empty(numel, dtype=dtype); parts[key].view(torch.uint8).numpy()[:] = np.frombuffer(raw, np.uint8)
             return parts[key]
-        with z.open(main) as file: return _Reader(file, path, unsafe, storage).load()
+        return _Reader(io.BytesIO(z.read(main)), path, unsafe, storage).read()
 
 def _read_stream(path:Path, unsafe:bool)->object:
     "Read a file of torch 0.2 to 1.5."
     with path.open('rb') as file:
         size, parts = path.stat().st_size, {}
-        if _Reader(file, path, True).load()!=0x1950a86a20f9469cfc6c: raise DataError(f'{path}: a pickle, but not a checkpoint of torch')
-        for _ in range(2): _Reader(file, path).load() # protocol and system
+        if _Reader(file, path, True).read()!=0x1950a86a20f9469cfc6c: raise DataError(f'{path}: a pickle, but not a checkpoint of torch')
+        for _ in range(2): _Reader(file, path).read() # protocol and system
         def storage(key, dtype, numel):
             if numel*dtype.itemsize>size: raise EOFError(f'storage {key} would be larger than the file')
             return parts.setdefault(key, torch.empty(numel, dtype=dtype))
-        tree = _Reader(file, path, unsafe, storage).load()
-        for key in _Reader(file, path).load():
+        tree = _Reader(file, path, unsafe, storage).read()
+        for key in _Reader(file, path).read():
             numel, flat = struct.unpack('<q', file.read(8))[0], parts[str(key)]
             if numel!=len(flat): raise DataError(f'{path}: storage {key} holds {numel} numbers, expected {len(flat)}')
-            if numel and file.readinto(memoryview(flat.view(torch.uint8).numpy()))!=flat.nbytes: raise EOFError(f'storage {key} is cut off')
+            if file.readinto(flat.view(torch.uint8).numpy())!=flat.nbytes: raise EOFError(f'storage {key} is cut off')
     return tree
 
 # %% ../../nbs/video/08_legacy.ipynb #e86de4ad
