@@ -3,7 +3,7 @@ import json, math
 import numpy as np, pytest, torch
 from PIL import Image
 from vislearn.clips import Clip, Clips
-from vislearn.core import ConfigError, DataError, UserError, sample_rng
+from vislearn.core import ConfigError, DataError, UserError, real_data, sample_rng
 from vislearn.video import evaluate as ve, figures as vf, metrics as vm
 from vislearn.video.generate import CopyLast, SVGPredictor
 from vislearn.video.svg import SVG, SVGConfig
@@ -173,6 +173,12 @@ def test_a_network_through_its_predictor(prior, actions):
     assert set(r.scores)=={'svg', 'alone'} and set(q.scores)=={'svg', 'copy-last'} and r.cards['svg']['prior']==prior
     for m in p.metrics: assert np.allclose(r.scores['svg'][m]['best'], q.scores['svg'][m]['best'], atol=1e-5)
     assert (r.diversity['svg'] is None)==(prior=='none')                                                                                  # deterministic: one sample is scored, not three
+
+@pytest.mark.skipif(real_data('robot_video/bridge_v2_25x10_64px.npz') is None, reason='Bridge clips are not in this installation')
+def test_copied_frames_of_bridge_have_the_published_psnr():
+    with np.load(real_data('robot_video/bridge_v2_25x10_64px.npz')) as z: clips = Clips.of(z['image_0'], z['action'][:, :-1])
+    p = ve.eval_preset('bridge'); r = ve.evaluate({}, ve.film_batches(clips, p), p); curve = r.curves['copy-last']['psnr']['best'].mean
+    assert np.allclose(curve, [28.74, 24.04, 22.03, 20.99, 20.34, 20.00, 19.80, 19.62], atol=.006) and curve.mean()==pytest.approx(21.95, abs=.006)   # stated beside the file
 
 # figures
 
