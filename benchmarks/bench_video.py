@@ -33,11 +33,11 @@ def slow_model(quick=False):
     return Reference(**sizes(quick))
 
 
-def fast_model(quick=False, bn='joint', split=True):
+def fast_model(quick=False, bn='joint', split=True, save_memory=False):
     import torch
     from vislearn.video.svg import SVG, SVGConfig
     torch.manual_seed(0)
-    return SVG(SVGConfig(**sizes(quick), bn=bn, split=split))
+    return SVG(SVGConfig(**sizes(quick), bn=bn, split=split, save_memory=save_memory))
 
 
 def fast_step(model, x, amp=False):
@@ -52,9 +52,12 @@ def fast_step(model, x, amp=False):
     return step
 
 
-def slow_step(model, x):
+def slow_step(model, x, amp=False):
+    import torch
     frames = list(x.transpose(0, 1).contiguous())
-    return lambda: model.train_step(frames)
+    def step():
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): model.train_step(frames)
+    return step
 
 
 def turns(repeats, *fns):
@@ -163,13 +166,15 @@ def peak_mb(fn):
 def memory(quick):
     "Peak of the memory that one training step takes beyond the imports: weights, gradients, Adam's moments and activations, float32. Batch 100, or the largest batch that fits into 60 % of the free memory."
     import psutil
-    def fast(batch): x = frames_of(batch, quick); fast_step(fast_model(quick), x)()
+    def fast(batch, save=False): x = frames_of(batch, quick); fast_step(fast_model(quick, save_memory=save), x)()
     def slow(batch): x = frames_of(batch, quick); slow_step(slow_model(quick), x)()
     two, six = peak_mb(partial(slow, 2)), peak_mb(partial(slow, 6)); per_clip = (six-two)/4
     free = .6*psutil.virtual_memory().available/1e6
     fits = [b for b in (100, 64, 48, 32, 16, 8) if two + b*per_clip < free] or [4]; batch = 8 if quick else fits[0]
     config = dict(sizes(quick), batch=batch, frames=sizes(quick)['n_past']+sizes(quick)['n_future'], wanted=100, free_gb=round(free/.6/1e3, 1))
-    yield entry(f'memory of a step, batch {batch}', 'MB', peak_mb(partial(fast, batch)), peak_mb(partial(slow, batch)), config, note='fast: joint, split')
+    most = peak_mb(partial(slow, batch))
+    yield entry(f'memory of a step, batch {batch}', 'MB', peak_mb(partial(fast, batch)), most, config, note='fast: joint, split')
+    yield entry(f'memory of a step, batch {batch}, recomputed', 'MB', peak_mb(partial(fast, batch, True)), most, dict(config, save_memory=True), note='fast: activations computed again in the backward pass')
 
 
 @group
@@ -198,7 +203,7 @@ def seconds(fn, repeats, warm=3):
 def gpu(quick):
     """The same comparisons on a GPU: a training step at batch 100 and 16 (targets 5 and 10), 100 samples at once (target 20), clips per second beside the 80 of the seed's log, and peak memory.
 
-    Slow side: the loop in float32, as the original ran. Fast side: the default model, in float32 and in bf16 autocast; films are already on the device on both sides.
+    Slow side: the loop in float32, as the original ran; one row gives it bf16, too. Fast side: the default model, in float32 and in bf16 autocast; films are already on the device on both sides.
     """
     import torch
     if not torch.cuda.is_available():
@@ -208,12 +213,13 @@ def gpu(quick):
     few, many = (3, 5) if quick else (5, 20)
     for batch, limit in ((100, 5.), (16, 10.)):
         x = frames_of(batch, quick, 'cuda'); config = dict(sizes(quick), batch=batch, frames=x.shape[1], **where)
-        slow = seconds(slow_step(slow_model(quick).to('cuda'), x), few)
+        slow, slow16 = [seconds(slow_step(slow_model(quick).to('cuda'), x, amp), few) for amp in (False, True)]
         for amp in (False, True):
             fast = seconds(fast_step(fast_model(quick).cuda(), x, amp), many); mode = 'bf16' if amp else 'float32'
             yield entry(f'gpu step, batch {batch}, {mode}', 'ms', [1e3*t for t in fast], [1e3*t for t in slow], dict(config, amp=mode), limit=limit if amp else None)
             yield entry(f'gpu clips per second, batch {batch}, {mode}', 'clips/s', [batch/t for t in fast], 80, dict(config, amp=mode), better='higher', note='slow: 80 clips/s in the log of the seed, on its GPU of 2021')
-        del slow; torch.cuda.empty_cache()
+        yield entry(f'gpu step, batch {batch}, both bf16', 'ms', [1e3*t for t in fast], [1e3*t for t in slow16], dict(config, amp='bf16'))
+        torch.cuda.empty_cache()
     for amp in (False, True):
         torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); fast_step(fast_model(quick).cuda(), x := frames_of(100, quick, 'cuda'), amp)(); fast = torch.cuda.max_memory_allocated()/1e6
         torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(); slow_step(slow_model(quick).to('cuda'), x)(); slow = torch.cuda.max_memory_allocated()/1e6
