@@ -56,7 +56,7 @@ def slow_step(model, x, amp=False):
     import torch
     frames = list(x.transpose(0, 1).contiguous())
     def step():
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): model.train_step(frames)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): return model.train_step(frames)
     return step
 
 
