@@ -6,7 +6,6 @@
 __all__ = ['State', 'FramePredictor', 'GaussianLSTM', 'ActionEmbedding']
 
 # %% ../../nbs/video/04_recurrent.ipynb #71c9143a
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .coders import init_svg
@@ -17,9 +16,9 @@ State = tuple[Tensor, Tensor]
 class FramePredictor(nn.Module):
     "Linear layer, LSTM and a tanh output: the code of the next frame, step by step."
     def __init__(self,
-        n_in:int, # Inputs: code, latent and action together
+        n_in:int, # Inputs: code, action and latent together
         n_out:int, # Outputs g, the size of a frame code
-        hidden:int=256, # Hidden units of each layer [SVG]
+        hidden:int=256, # Hidden units H of each layer [SVG]
         layers:int=2, # LSTM layers [SVG]
     ):
         super().__init__()
@@ -28,19 +27,19 @@ class FramePredictor(nn.Module):
         init_svg(self)
     def forward(self,
         x:Tensor, # Inputs, `(B, T, n_in)`
-        state:State|None=None, # Hidden and cell state, each `(layers, B, hidden)`; `None` starts from zero
+        state:State|None=None, # Hidden and cell state, each `(layers, B, H)`; `None` starts from zero
     )->tuple[Tensor, State]: # Codes `(B, T, n_out)` in -1..1, and the state after the last step
         "Predict the code of each step."
         y, state = self.lstm(self.embed(x), state)
         return self.output(y), state
 
-# %% ../../nbs/video/04_recurrent.ipynb #5bdc079c
+# %% ../../nbs/video/04_recurrent.ipynb #82a46e6f
 class GaussianLSTM(nn.Module):
     "Linear layer, LSTM and two heads: mean and log variance of a latent, step by step."
     def __init__(self,
         n_in:int, # Inputs: code, and for a prior with actions the action
-        n_out:int, # Size z of the latent
-        hidden:int=256, # Hidden units of each layer [SVG]
+        n_out:int, # Size Z of the latent
+        hidden:int=256, # Hidden units H of each layer [SVG]
         layers:int=1, # LSTM layers [SVG]
     ):
         super().__init__()
@@ -49,13 +48,13 @@ class GaussianLSTM(nn.Module):
         init_svg(self)
     def forward(self,
         x:Tensor, # Inputs, `(B, T, n_in)`
-        state:State|None=None, # Hidden and cell state, each `(layers, B, hidden)`; `None` starts from zero
-    )->tuple[Tensor, Tensor, State]: # Mean and log variance, each `(B, T, n_out)`, and the state after the last step
+        state:State|None=None, # Hidden and cell state, each `(layers, B, H)`; `None` starts from zero
+    )->tuple[Tensor, Tensor, State]: # Mean and log variance, each `(B, T, Z)`, and the state after the last step
         "Give the distribution of the latent at each step."
         y, state = self.lstm(self.embed(x), state)
         return self.mu_net(y), self.logvar_net(y), state
 
-# %% ../../nbs/video/04_recurrent.ipynb #de03664b
+# %% ../../nbs/video/04_recurrent.ipynb #dabc6ae0
 class ActionEmbedding(nn.Module):
     "Two linear layers that spread an action over more numbers."
     def __init__(self,
@@ -66,7 +65,7 @@ class ActionEmbedding(nn.Module):
         self.fc1, self.fc2 = nn.Linear(n_in, n_out), nn.Linear(n_out, n_out)
         init_svg(self)
     def forward(self,
-        actions:Tensor, # `(B, T, A)`
-    )->Tensor: # `(B, T, n_out)`
+        actions:Tensor, # `(..., A)`
+    )->Tensor: # `(..., n_out)`
         "Embed actions."
         return self.fc2(F.relu(self.fc1(actions)))
