@@ -7,7 +7,7 @@ __all__ = ['PICKLE_NAMES', 'FABRIC_ACTIONS', 'align_actions', 'raw_actions', 'po
            'npz_clips', 'umi_clips', 'robot_clips', 'read_pickle', 'fabric_clips']
 
 # %% ../../nbs/video/02_episodes.ipynb #f686a42b
-import math, mmap, pickle, re, struct, zipfile
+import math, mmap, pickle, re, struct, zipfile, zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -65,6 +65,8 @@ def to_uint8(
     frames = np.array(frames); check_frames(frames, name)
     return np.round(np.clip(frames, 0, 1)*255).astype(np.uint8)
 
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError)
+
 def _head(file):
     version = np.lib.format.read_magic(file)
     return (np.lib.format.read_array_header_1_0 if version==(1, 0) else np.lib.format.read_array_header_2_0)(file)
@@ -75,12 +77,11 @@ class NpzArrays:
         path:Path|str, # The npz file
     ):
         self.path, self.heads = Path(path), {}
-        with self._open() as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file: self.heads[member.removesuffix('.npy')] = _head(file)
-    def _open(self):
-        try: return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as e: raise DataError(f'{self.path}: no npz file that can be read ({e})') from None
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for member in archive.namelist():
+                    with archive.open(member) as file: self.heads[member.removesuffix('.npy')] = _head(file)
+        except (*_DAMAGED, ValueError) as e: raise DataError(f'{self.path}: no npz file that can be read ({e})') from None
     def head(self,
         name:str, # Name of an array
     )->tuple[tuple[int, ...], bool, np.dtype]: # Shape, Fortran order?, type
@@ -95,13 +96,13 @@ class NpzArrays:
         shape, fortran, dtype = self.head(name); size = dtype.itemsize*math.prod(shape[1:])
         if fortran: yield from self.whole(name); return
         try:
-            with self._open() as archive, archive.open(f'{name}.npy') as file:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f'{name}.npy') as file:
                 _head(file)
                 for i in range(shape[0]):
                     raw = file.read(size)
                     if len(raw)<size: raise DataError(f'{self.path}: array {name!r} is cut short at row {i} of {shape[0]}')
                     yield np.frombuffer(raw, dtype).reshape(shape[1:])
-        except (zipfile.BadZipFile, OSError, EOFError) as e: raise DataError(f'{self.path}: array {name!r} is damaged ({e})') from None
+        except _DAMAGED as e: raise DataError(f'{self.path}: array {name!r} is damaged ({e})') from None
     def whole(self,
         name:str, # Name of an array
     )->np.ndarray: # The array
@@ -221,7 +222,7 @@ def robot_clips(
     sets = dict(
         bridge=('bridge_v2_25x10_64px.npz', lambda f: npz_clips(f, 'image_0', 'action', scale='std', notes=['language'], size=size, root=root,
             info=dict(licence='CC BY 4.0', cite='BridgeData V2, arXiv 2308.12952', actions=['dx', 'dy', 'dz', 'droll', 'dpitch', 'dyaw', 'gripper']))),
-        pusht=('pusht_episode0_96px.npz', lambda f: npz_clips(f, 'image', 'action', scale=2/512, offset=-1, size=size, max_frames=40, root=root, info=dict(licence='Apache-2.0', fps=10, actions=['x', 'y']))),
+        pusht=('pusht_episode0_96px.npz', lambda f: npz_clips(f, 'image', 'action', scale=2/512, offset=-1, size=size, max_frames=33, root=root, info=dict(licence='Apache-2.0', fps=10, actions=['x', 'y']))),
         umi=('umi_cup_episode0.mp4', lambda f: umi_clips(f, size, max_frames=50, root=root)),
         donkey=('donkeycar_tub_1000.tar.gz', lambda f: tub_clips(f, size, max_frames=100, root=root)))
     if name not in sets: raise DataError(f'no robot {name!r}{nearest(name, sets)}: there are {", ".join(sets)}')
@@ -258,9 +259,11 @@ def _scalar(dtype, raw): return _frombuffer(raw, dtype, (1,), 'C').value[0]
 
 def _encode(text, code='latin1'): return text.encode('latin1')
 
+def _no_bytes(): return b''
+
 # %% ../../nbs/video/02_episodes.ipynb #bc330ee9
 _CORES = ('numpy.core', 'numpy._core')   # NumPy 1, NumPy 2
-PICKLE_NAMES = {('numpy', 'ndarray'): _Array, ('numpy', 'dtype'): _DType, ('_codecs', 'encode'): _encode, **{(f'{c}.multiarray', '_reconstruct'): _Array for c in _CORES},
+PICKLE_NAMES = {('numpy', 'ndarray'): _Array, ('numpy', 'dtype'): _DType, ('_codecs', 'encode'): _encode, ('builtins', 'bytes'): _no_bytes, ('__builtin__', 'bytes'): _no_bytes, **{(f'{c}.multiarray', '_reconstruct'): _Array for c in _CORES},
     **{(f'{c}.multiarray', 'scalar'): _scalar for c in _CORES}, **{(f'{c}.numeric', '_frombuffer'): _frombuffer for c in _CORES}}
 _NEVER = ('EXT1', 'EXT2', 'EXT4', 'INST', 'OBJ', 'NEWOBJ', 'NEWOBJ_EX', 'PERSID', 'BINPERSID', 'NEXT_BUFFER')
 

@@ -203,7 +203,7 @@ def film_strip(
     fig = Figure(figsize=(width, tall + (.25 if acts is None else 1.5)), layout='constrained')
     top, low = (fig, None) if acts is None else fig.subfigures(2, 1, height_ratios=[tall+.2, 1.3])
     for ax, i in zip(np.ravel(top.subplots(1, len(shown), squeeze=False)), shown):
-        ax.imshow(frames[i, ..., :3] if frames.shape[-1]>1 else frames[i, ..., 0], cmap='gray', vmin=0, vmax=255); ax.axis('off'); ax.set_title(f't={i}', fontsize=6, pad=2)
+        ax.imshow(frames[i, ..., :3] if frames.shape[-1]>1 else frames[i, ..., 0], cmap='gray', vmin=0, vmax=255, interpolation='nearest'); ax.axis('off'); ax.set_title(f't={i}', fontsize=6, pad=2)
     if low is not None:
         ax = low.subplots(); when = np.arange(len(acts)) + .5
         for k in range(acts.shape[1]): ax.plot(when, acts[:, k], lw=1, marker='.', ms=3, label=labels[k] if k<len(labels) else f'a{k}')
