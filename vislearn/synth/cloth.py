@@ -10,6 +10,7 @@ __all__ = ['HIDDEN', 'GRID', 'GRID_LOW', 'GRID_SPAN', 'FLOORS', 'PILE', 'LIFT', 
 # %% ../../nbs/synth/09_cloth.ipynb #94ff4ceb
 import math
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 import numpy as np, torch
 from fastcore.basics import patch
@@ -153,6 +154,7 @@ class ClothSim:
         return ClothState(self.positions, self.hidden.clone(), self.seeds.copy(), self.steps.copy())
     @state.setter
     def state(self, s:ClothState):
+        "Put these cloths on the table."
         check_shape(s.positions, f'B {self.n} {self.n} 3', 'positions')
         self.x = s.positions.to(self.device, torch.float32).permute(3, 1, 2, 0).contiguous()
         self.hidden, self.seeds, self.steps = s.hidden.to(self.device, torch.float32), s.seeds.copy(), s.steps.copy()
@@ -222,8 +224,16 @@ class _Pull:
         x[:2] = torch.where(lying, old[:2] + move*slide, x[:2]); torch.sub(x, old, out=speed).clamp_(-.05, .05)
 
 # %% ../../nbs/synth/09_cloth.ipynb #8a7f2c7c
+@contextmanager
+def _one_thread():
+    "Run on one thread of the processor: these tensors are too small to share"
+    before = torch.get_num_threads(); torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
+
 @patch
 @torch.no_grad()
+@_one_thread()
 def act(
     self:ClothSim,
     actions:np.ndarray|Tensor|Sequence, # `(B, 4)`: x, y where to grip in [-1, 1], and dx, dy how far to pull
@@ -269,12 +279,13 @@ class Visible(NamedTuple):
 
 # %% ../../nbs/synth/09_cloth.ipynb #750aed84
 @torch.no_grad()
+@_one_thread()
 def look_down(
     positions:Tensor, # Points, `(B, n, n, 3)`
     camera:Tensor|None=None, # Where it stands and how it is turned: rows of `Looks.camera`; None for straight above the middle
 )->Visible: # Pictures of 56×56
     "Find what the camera sees of each cloth."
-    x = positions.permute(3, 1, 2, 0).contiguous(); places = [(i + .5)/5 for i in range(5)]
+    x = positions.permute(3, 1, 2, 0).contiguous(); k = max(5, math.ceil(75/(x.shape[1] - 1))); places = [(i + .5)/k for i in range(k)]
     s = _between(_between(torch.cat([x, _normals(x)]), places, 1), places, 2).flatten(1, 2); u, v = s[0], s[1]
     if camera is not None:
         zoom, cos, sin, du, dv = camera.T; p, q = (u - .5)*zoom, (v - .5)*zoom
@@ -325,6 +336,7 @@ def draw_looks(
     return Looks(*(np.float32(v) for v in zip(*(one(sample_rng(int(s), 0, 3)) for s in seeds))))
 
 # %% ../../nbs/synth/09_cloth.ipynb #751537d8
+@_one_thread()
 def paint(
     seen:Visible, # What the camera sees
     looks:Looks|None=None, # How each film looks; None for plain blue on grey

@@ -110,6 +110,7 @@ class ClothEnv:
         return self.sim.state
     @state.setter
     def state(self, state:ClothState):
+        "Go on with these cloths."
         self.sim.state, self.seen = state, None
         self.looks = draw_looks(state.seeds) if self.varied else None
 
