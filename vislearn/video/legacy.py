@@ -259,13 +259,14 @@ def svg_to_legacy(
     return Path(path)
 
 # %% ../../nbs/video/08_legacy.ipynb #8f1d6a4b
-_COLUMNS = dict(mse_loss='train_mse_step', kld_loss='train_kld_step', valid_mse_loss_rec='test_mse_step', mse_loss_C='train_mse_color', mse_loss_D='train_mse_depth') # the fork's key to ours
+_COLUMNS = dict(mse_loss='train_mse_step', kld_loss='train_kld_step', valid_mse_loss_rec='test_mse_rec', mse_loss_C='train_mse_color', mse_loss_D='train_mse_depth') # the fork's key to ours
 
 def legacy_losses(
     run:Run, # A run of `video.svg`
 )->dict[str, list]: # The fork's keys, one entry per epoch
     "Give the curves of a run under the fork's names."
     frame = epoch_frame(run.dir); n = len(frame)
+    if 'test_mse_rec' not in frame and 'test_mse_step' in frame: frame['test_mse_rec'] = frame['test_mse_step'] # over all steps, not only future ones
     column = lambda name: [float(v) for v in frame[name]] if name in frame else [math.nan]*n
     steps = [0, *map(int, frame['step'])]
     keys = [k for k in _COLUMNS if k[-2:] not in ('_C', '_D') or run.config.model.params.get('actions', 'none')!='none']
