@@ -231,7 +231,7 @@ def read_array(
     if not path.exists(): raise FileNotFoundError(2, 'no such file', str(path))
     if path.suffix not in ('.npz', '.npy'):
         from PIL import Image
-        try: return np.atleast_3d(np.asarray(Image.open(path)))
+        try: return np.atleast_3d(np.array(Image.open(path)))
         except OSError as e: raise DataError(f'{path}: neither an array (.npz, .npy) nor a picture ({type(e).__name__})') from None
     try: got = np.load(path, allow_pickle=False); got = {usual: got} if isinstance(got, np.ndarray) else dict(got)
     except (OSError, ValueError, EOFError) as e: raise DataError(f'{path}: not a readable array file ({str(e).splitlines()[0][:80]})') from None
