@@ -73,7 +73,7 @@ def _picture(ax, frame, title, color=None):
 
 def _lines(ax, curves, first, t, title, colors={}):
     for i, (name, values) in enumerate(curves.items()): ax.plot(np.arange(first, first + len(values)), values, label=name, lw=1.3, color=colors.get(name, PALETTE[i % len(PALETTE)]))
-    ax.axvline(t, color='#5b6676', lw=1, ls=':'); ax.set_title(title, fontsize=7); ax.set_xlabel('frame', fontsize=7); ax.tick_params(labelsize=6); ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.axvline(t, color='#5b6676', lw=1, ls=':'); ax.set_title(title, fontsize=7); ax.set_xlabel('frame', fontsize=7); ax.tick_params(labelsize=6); ax.xaxis.get_major_locator().set_params(integer=True); ax.ticklabel_format(axis='y', useOffset=False)
     if len(curves)>1: ax.legend(fontsize=6, frameon=False, ncols=2)
     for side in ('top', 'right'): ax.spines[side].set_visible(False)
 
