@@ -205,10 +205,10 @@ def test_mean_future_is_that_of_generate(model, scene):
     past, tries, close = torch.rand(2, 1, 4) - .5, torch.rand(2, 6, 3, 4) - .5, lambda films: 1e4*films[:, -1].double().mean((1, 2, 3)) # an untrained model makes small differences
     got = model_cost(model, scene, close, past)(tries)
     for e in range(2):
-        assert got[e].std() > .05 # actions matter
+        assert got[e].std() > .02 # actions matter
         for n in range(6):
             film = generate(model, scene[e:e+1], 3, torch.cat([past[e], tries[e, n]])[None], 1, context='mean', temperature=0., n_past=2).frames[0]
-            assert abs(float(close(film)) - float(got[e, n])) < .005
+            assert abs(float(close(film)) - float(got[e, n])) < .002
 
 
 @pytest.mark.parametrize('n_samples, views', [(0, 1), (2, 1), (0, 3)])
