@@ -47,6 +47,7 @@ def test_published_command_lines():
     "BAIR, KTH with a fixed prior, fabrics with actions: the commands of the papers, in both spellings."
     bair = svg_config(asked_config(dict(dataset='bair', model='vgg', g_dim=128, z_dim=64, beta=1e-4, n_past=2, n_future=10, channels=3)))
     assert (bair.arch, bair.z_dim, bair.n_past, bair.channels, bair.prior) == ('vgg', 64, 2, 3, 'learned')
+    assert asked_config(dict(dataset='kth', image_width=128, model='vgg')).data.common == dict(size=128)
     kth = asked_config(dict(dataset='kth', image_width=64, model='vgg', z_dim=24, beta=1e-6, n_past=10, n_future=10, channels=1, lr=8e-4, prior='fixed'))
     assert kth.optim.lr == 8e-4 and svg_training(kth).beta == 1e-6 and kth.out == 'logs/fp' and kth.data.root == 'data'
     fabric = dict(dataset='fabric-random', z_dim=10, beta=1e-4, n_past=3, n_future=7, n_eval=10, channels=4, image_width=56, epoch_size=200, niter=1500, action_cond=True)
@@ -61,6 +62,12 @@ def test_train_writes_a_run_with_its_flags(trained):
     old = next((top/'logs'/'smmnist-1').iterdir())
     assert old.name.startswith('model=dcgan64x64-rnn_size=8-predictor-posterior-prior-rnn_layers=1-1-1-n_past=3-n_future=3') and {'model.pth', 'losses.pkl', 'gen', 'plots'} <= {p.name for p in old.iterdir()}
     assert read_legacy(old).opt['z_dim'] == 2
+
+
+def test_n_eval_is_the_length_of_films_in_tests(tmp_path, capsys):
+    assert call('video', 'train', *SMALL, '--n_eval', 8, '--log_dir', tmp_path) == 0; run = Run(all_runs(tmp_path)[0])
+    assert call('video', 'evaluate', '--model', run.dir, '--N', 2, '--nsample', 2, '--cpu') == 0 and load_result(run.artifact('evaluation.json')).protocol.n_pred == 5
+    capsys.readouterr(); assert call('video', 'generate', '--model', run.dir, '--N', 1, '--nsample', 2, '--cpu', '--json', '--no_gifs') == 0 and json.loads(capsys.readouterr().out)['n_future'] == 5
 
 
 def test_a_run_goes_on_and_an_old_checkpoint_is_a_start(trained, tmp_path, capsys):
@@ -184,12 +191,16 @@ def test_synth_films(tmp_path, capsys):
     assert fails(capsys, 'synth', 'smmnist', '--data-root', tmp_path/'none')[0] == 2 and fails(capsys, 'synth', 'cloth', '--limit', 2, '--n', 1, '--cache', tmp_path/'c2')[0] == 1
 
 
-def test_train_on_stored_clips(tmp_path, capsys):
+def test_train_on_stored_clips(tmp_path, capsys, monkeypatch):
     "What synth made can be trained on, with actions."
+    monkeypatch.setenv('VISLEARN_CACHE', str(tmp_path/'all'))
     assert call('synth', 'cloth', '--n', 4, '--length', 3, '--cache', tmp_path/'cache', '--json') == 0
     place = json.loads(capsys.readouterr().out)['path']
     words = f'--dataset clips --data_root {place} --image_width 56 --channels 4 --action_cond --act_design 2 --n_past 1 --n_future 2 --niter 1 --epoch_size 2 --batch_size 2 --nf 4 --g_dim 8 --z_dim 2 --rnn_size 8 --cpu --dirty record'.split()
     assert call('video', 'train', *words, '--log_dir', tmp_path/'logs') == 0; run = Run(all_runs(tmp_path/'logs')[0])
     assert call('video', 'evaluate', '--model', run.dir, '--N', 2, '--nsample', 2, '--cpu') == 0 and call('video', 'generate', '--model', run.dir, '--N', 1, '--nsample', 2, '--n_future', 2, '--cpu') == 0
     assert (run.dir/'artifacts'/'generate'/'test_0.gif').exists()
+    assert call('synth', 'cloth', '--n', 3, '--length', 4, '--seed', 2, '--out', tmp_path/'more.npz') == 0 # other films, from a file, for the same model
+    assert call('video', 'evaluate', '--model', run.dir, '--dataset', 'npz', '--data_root', tmp_path/'more.npz', '--films', 'frames=images', 'actions=actions', '--split', 'train', '--N', 9, '--nsample', 2, '--cpu', '--out', tmp_path/'e.json') == 0
+    assert load_result(tmp_path/'e.json').n == 2 and 'KEY=VALUE' in fails(capsys, 'video', 'evaluate', '--model', run.dir, '--films', 'images', '--cpu')[1]
     capsys.readouterr(); assert 'frames' in fails(capsys, 'video', 'generate', '--model', run.dir, '--N', 1, '--nsample', 2, '--n_future', 28, '--log_dir', tmp_path/'g', '--cpu')[1] and not (tmp_path/'g').exists()

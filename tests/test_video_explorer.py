@@ -4,12 +4,14 @@ import io
 import numpy as np, pytest, torch
 from PIL import Image
 from vislearn.clips import Clip, Clips, write_clips
+from vislearn.core import UserError
 from vislearn.runs.config import Part
 from vislearn.synth.fabric import pushed_disc
 from vislearn.synth.smmnist import MovingDigits
 from vislearn.video import explore as short
 from vislearn.video.explorer import FilmView, FuturesView, explore, view_of
 from vislearn.video.generate import generate
+from vislearn.video.legacy import svg_to_legacy
 from vislearn.video.metrics import psnr
 from vislearn.video.recipes import svg_nano
 from vislearn.video.svg import SVG, SVGConfig
@@ -82,6 +84,9 @@ def test_run_by_id_and_stored_films(tmp_path):
     clips = write_clips('x', {}, lambda: [Clip(np.zeros((4, 64, 64, 1), np.uint8), None, 'a')], tmp_path)
     assert isinstance(view_of(clips.path), FilmView) and view_of(clips.path).name(0) == 'a' and short(clips) is not None
     assert isinstance(view_of(np.zeros((2, 5, 64, 64, 1), np.uint8)), FilmView)
+    old = svg_to_legacy(run.load_model(), tmp_path/'model.pth'); films = MovingDigits('test', 6, 1, digits='sklearn', n=2)
+    assert torch.allclose(view_of(old, films, n_samples=2).sampled(1).samples, FuturesView(run.load_model(), films, n_samples=2).sampled(1).samples, atol=1e-5)
+    with pytest.raises(UserError, match='has no films'): view_of(old)
 
 
 def test_the_model_is_left_as_it_was(digits):

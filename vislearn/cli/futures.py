@@ -17,7 +17,7 @@ import numpy as np
 from .data import COMMANDS as DATA
 from .main import Command, print_json, print_table
 from .terrain import COMMANDS as TERRAIN
-from .video import MADE, add_flag, find_old, train_args, train_command
+from .video import MADE, add_flag, film_options, find_old, train_args, train_command
 from ..core import ConfigError, DataError, atomic_path, progress, sample_rng
 from ..runs.config import Part, RunConfig
 from ..runs.record import Run
@@ -28,7 +28,7 @@ def _model_args(p):
     p.add_argument('--unsafe', action='store_true', help='with an old checkpoint: read pickled modules, too (nothing of them is run)'); p.add_argument('--cpu', action='store_true', help='compute on the CPU, even where there is a GPU')
 
 def _film_args(p):
-    _model_args(p); add_flag(p, 'dataset', metavar='NAME', help="films (default: those of the model's training)"); add_flag(p, 'data_root', metavar='PATH', help="where the films are (default: where they were in training)")
+    _model_args(p); add_flag(p, 'dataset', metavar='NAME', help="films (default: those of the model's training)"); add_flag(p, 'data_root', metavar='PATH', help="where the films are (default: where they were in training)"); p.add_argument('--films', nargs='+', metavar='KEY=VALUE', help='how the films are read (default: as in training)')
     add_flag(p, 'batch_size', type=int, default=100, help='films at a time, at most (default 100)'); p.add_argument('--seed', type=int, default=1, help='of the noise (default 1)')
     p.add_argument('--N', type=int, default=256, help='films at most (default 256)'); p.add_argument('--nsample', type=int, help='samples per film (default 100)'); add_flag(p, 'n_past', type=int, help="frames that are seen (default: the model's own)")
 
@@ -47,13 +47,14 @@ def open_model(
     from vislearn.video.legacy import read_legacy, svg_from_legacy
     from vislearn.video.recipes import svg_recipe
     from vislearn.video.train import load_svg
-    old, said = find_old(args.model), {k: getattr(args, k, None) for k in ('dataset', 'data_root')}; device = 'cpu' if args.cpu else default_device()
+    old, said = find_old(args.model), {k: getattr(args, k, None) for k in ('dataset', 'data_root', 'films')}; device = 'cpu' if args.cpu else default_device()
     if isinstance(old, Run):
         cfg, n_eval = old.config, old.manifest.get('flags', {}).get('n_eval') if isinstance(old.manifest.get('flags'), dict) else None; model = load_svg(old)
-        if any(said.values()): data = cfg.data; cfg = cfg.replace(data=data.replace(root=said['data_root'] or data.root, train=Part(name=said['dataset'] or data.train.name, params=data.train.params), common=data.common if not said['dataset'] else {}))
+        if any(said.values()): data = cfg.data; cfg = cfg.replace(data=data.replace(root=said['data_root'] or data.root, train=Part(name=said['dataset'] or data.train.name, params=data.train.params), common=(data.common if not said['dataset'] else {}) | film_options(dict(films=said['films'] or ()))))
         return Opened(model.to(device), old, cfg, n_eval)
     opt, model = read_legacy(old, args.unsafe).opt, svg_from_legacy(old, args.unsafe); films = said['dataset'] or opt.get('dataset', 'smmnist')
     common = dict(num_digits=opt.get('num_digits', 2), channels=model.cfg.channels) if films=='smmnist' else {}
+    common |= film_options(dict(films=said['films'] or ()))
     return Opened(model.to(device), None, svg_recipe(films, said['data_root'] or ('.' if films in MADE else opt.get('data_root', 'data')), model.cfg, common=common), opt.get('n_eval'))
 
 def film_batches(
@@ -179,13 +180,14 @@ def _evaluate_args(p):
 
 def asked_protocol(
     args:argparse.Namespace, # `protocol`, `n_past`, `n_future`, `nsample`, `seed`
-    model:object, # `SVG`
+    opened:Opened, # Model
 )->object: # `EvalProtocol`
     "Put the protocol together."
     from vislearn.video.evaluate import EvalProtocol, eval_preset
     said = {to: getattr(args, k) for k, to in (('n_past', 'n_past'), ('n_future', 'n_pred'), ('nsample', 'n_samples')) if getattr(args, k) is not None} | dict(seed=args.seed)
     if args.protocol: return eval_preset(args.protocol).replace(**said)
-    return EvalProtocol(**dict(name='as trained', n_past=model.cfg.n_past, n_pred=model.cfg.n_future, metrics=('psnr', 'ssim', 'mse')) | said)
+    cfg = opened.model.cfg; n_past = said.get('n_past', cfg.n_past); n_pred = opened.n_eval - n_past if opened.n_eval and opened.n_eval>n_past else cfg.n_future
+    return EvalProtocol(**dict(name='as trained', n_past=n_past, n_pred=n_pred, metrics=('psnr', 'ssim', 'mse')) | said)
 
 def evaluate_command(
     args:argparse.Namespace, # See `vislearn video evaluate --help`
@@ -194,7 +196,7 @@ def evaluate_command(
     from vislearn.video.evaluate import evaluate
     from vislearn.video.generate import SVGPredictor
     from vislearn.viz import figure_png
-    check_counts(args, 'N', 'batch_size'); opened = open_model(args); protocol = asked_protocol(args, opened.model); device = next(opened.model.parameters()).device
+    check_counts(args, 'N', 'batch_size'); opened = open_model(args); protocol = asked_protocol(args, opened); device = next(opened.model.parameters()).device
     if args.out is None and opened.run is None: raise ConfigError('--out: an old checkpoint has no run folder, so say where the scores go')
     if args.out is not None and args.out.suffix!='.json': raise ConfigError(f'--out {args.out}: expected a file ending in .json')
     predictors = {opened.run.config.label or 'svg' if opened.run else 'svg': SVGPredictor(opened.model)} | ({} if args.deterministic is None else dict(deterministic=SVGPredictor(deterministic(args, opened))))

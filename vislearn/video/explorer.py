@@ -19,6 +19,7 @@ from ..synth.smmnist import MovingDigits
 from .data import Films, open_films
 from .figures import CONTEXT, PREDICTED, as_pictures, filmstrip
 from .generate import evaluating, generate
+from .legacy import svg_from_legacy
 from .metrics import psnr
 from .svg import SVG
 from .train import load_svg
@@ -169,7 +170,7 @@ def strip(
     n:int|None=None, # Samples to choose from; default: all
     every:int=1, # Show every so many frames
 )->Figure: # The figure
-    "Draw a film and its futures as rows, with the prior's deviation below: the static twin of the widget."
+    "Draw a film and its futures as rows, the prior's deviation below: the widget's static twin."
     rows, got = self.rows(i, n), self.sampled(i); T, r = len(got.truth), len(rows)*(2 if got.truth.shape[1]==4 else 1); each = 5/len(range(0, T, every))
     fig = Figure(figsize=(6, .4 + each*r*1.06 + (1.1 if got.sigma is not None else 0)), layout='constrained'); axes = np.ravel(fig.subplots(2, 1, height_ratios=(each*r*1.06 + .3, .8))) if got.sigma is not None else [fig.subplots()]
     filmstrip(rows, n_past=self.n_past, every=every, ax=axes[0])
@@ -178,7 +179,7 @@ def strip(
 
 # %% ../../nbs/video/16_explorer.ipynb #8883f809
 def view_of(
-    x:Run|SVG|Films|np.ndarray|Path|str, # Run (or its id or folder), model, films, or the folder of stored films
+    x:Run|SVG|Films|np.ndarray|Path|str, # Run (or its id or folder), model, old checkpoint, films, or the folder of stored films
     films:Films|np.ndarray|None=None, # Films to look at; default: the test films of the run
     n_future:int|None=None, # Frames to predict, at most; default: twice those of the training
     n_samples:int=20, # Samples of each film, at most
@@ -191,13 +192,16 @@ def view_of(
     if isinstance(x, SVG):
         if films is None: raise UserError('films: a model alone has none, give Clips, MovingDigits or frames (E, T, H, W, C)')
         return FuturesView(x, films, n_future, n_samples, seed)
+    if isinstance(x, str|Path) and Path(x).exists() and not (Path(x)/'status.json').exists():
+        if films is None: raise UserError(f'{x}: an old checkpoint has no films, give Clips, MovingDigits or frames (E, T, H, W, C)')
+        return FuturesView(svg_from_legacy(x), films, n_future, n_samples, seed)
     if not isinstance(x, Run|str|Path): raise UserError(f'x: expected a run, a model or films, got {type(x).__name__}')
     run = x if isinstance(x, Run) else Run(x, root); model = load_svg(run); cfg = model.cfg
     films = open_films(run.config, 'test', cfg.n_past + (2*cfg.n_future if n_future is None else n_future)) if films is None else films
     return FuturesView(model, films, n_future, n_samples, seed)
 
 def explore(
-    x:Run|SVG|Films|np.ndarray|Path|str, # Run (or its id or folder), model, films, or the folder of stored films
+    x:Run|SVG|Films|np.ndarray|Path|str, # Run (or its id or folder), model, old checkpoint, films, or the folder of stored films
     films:Films|np.ndarray|None=None, # Films to look at; default: the test films of the run
     n_future:int|None=None, # Frames to predict, at most; default: twice those of the training
     n_samples:int=20, # Samples of each film, at most
