@@ -31,7 +31,7 @@ from .loaders import BatchDL, ItemDL
 from .runs.ckpt import CheckpointError, load_plain
 from .runs.config import InitFrom, Optim, RunConfig
 from .runs.distrib import agree, barrier, gather, rank, total, world
-from .runs.machine import rng_get, rng_set, seed_everything
+from .runs.machine import release_memory, rng_get, rng_set, seed_everything
 from .runs.preempt import fitting, stop_flag
 from .runs.record import Run
 
@@ -73,7 +73,10 @@ class RunLearner(Learner):
         batches = iter(self.dl)
         for _ in range(0 if ours else start): next(batches) # replay what was done
         if state and state['rng_now']: rng_set(state['rng_now'][rank()])
-        for i, batch in zip(range(start, end), batches): self.one_batch(i, batch)
+        for i, batch in zip(range(start, end), batches):
+            self.one_batch(i, batch)
+            if i % 100==99: release_memory()
+        release_memory()
 
     @property
     def bare_model(self):
@@ -324,6 +327,16 @@ def training_state(
         schedule=dict(progress=step / max(learn.steps_planned, 1), epochs=learn.n_epoch), rng_epoch=gather(begin), rng_now=gather(now), loader=dict(epoch=epoch, start=done, rng=order), recorder=recorder,
         trackers={cb.name: cb.get_state() for cb in learn.cbs if hasattr(cb, 'get_state')}, world=world())
 
+def _check_optim(
+    opt:GroupOptim|torch.optim.Optimizer, # Of the learner
+    optim:Mapping[str, dict], # States by name, as stored
+):
+    "Refuse the optimizer state of another network: torch matches by number, and its fused kernels would write beyond the tensors."
+    for name, part in opt.parts.items() if isinstance(opt, GroupOptim) else [('all', opt)]:
+        params, states = [p for g in part.param_groups for p in g['params']], optim[name]['state']
+        if any(v.shape!=params[k].shape for k, s in states.items() for v in s.values() if isinstance(v, Tensor) and v.ndim):
+            raise CheckpointError('the optimizer state of the checkpoint belongs to a network with other layers, or in another order: start a new run, or go on at the commit that the run was started at')
+
 @patch
 def _restore(
     self:RunLearner,
@@ -331,6 +344,7 @@ def _restore(
 ):
     "Put everything back that the next training step depends on."
     opt, optim = self.opt.opt, state['optim']
+    _check_optim(opt, optim)
     self.model.load_state_dict(state['model']); opt.load_state_dict(optim if isinstance(opt, GroupOptim) else optim['all'])
     rec, saved = self.recorder, state['recorder']
     rec.values, rec.losses, rec.lrs, rec.iters = [L(v) for v in saved['values']], saved['losses'].tolist(), saved['lrs'].tolist(), list(saved['iters'])

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['versions', 'packages', 'hardware', 'threads', 'environment', 'data_fingerprint', 'seed_everything', 'rng_get',
-           'rng_set', 'describe_world', 'make_manifest']
+           'rng_set', 'describe_world', 'make_manifest', 'release_memory']
 
 # %% ../../nbs/runs/06_machine.ipynb #eb1888b6
-import getpass, hashlib, importlib.metadata, os, platform, random, socket, sys, time
+import ctypes, getpass, hashlib, importlib.metadata, os, platform, random, socket, sys, time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -139,3 +139,15 @@ def make_manifest(
         hostnames=[socket.gethostname()], started=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), git=here and here._asdict(), package_git=own and own._asdict(), versions=versions(), hardware=hardware(), threads=threads(),
         world=describe_world(cfg, cfg.launch.nodes * cfg.launch.per_node), seed=cfg.seed, deterministic=cfg.deterministic, env=environment(),
         data=data_fingerprint(cfg.data.path()), parent=cfg.parent, sweep=None, policy=policy, reproducible=bool(here) and all(r.commit and not r.dirty for r in repos), attempts=[])
+
+# %% ../../nbs/runs/06_machine.ipynb #7643a6f8
+@cache
+def _malloc_trim(): # glibc has it, others do not
+    try: return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError): return None
+
+def release_memory()->bool: # Was there a way to do it?
+    "Give freed memory back to the system."
+    trim = _malloc_trim()
+    if trim: trim(0)
+    return trim is not None

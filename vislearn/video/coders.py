@@ -224,7 +224,7 @@ class Decoder(Coder):
     def build(self)->None:
         "Make the layers."
         self.upc1 = nn.Sequential(nn.ConvTranspose2d(self.g_dim, self.maps[-1], 4), nn.BatchNorm2d(self.maps[-1]), nn.LeakyReLU(0.2, inplace=True))
-        for i, a in enumerate(self.maps):
+        for i, a in reversed(list(enumerate(self.maps))): # in the order of use: optimizer states are kept by number
             b = self.maps[i-1] if i else self.channels
             if self.arch=='vgg': stage = _vgg([2*a, *[a]*(1 if i<2 else 2), b]) if i else nn.Sequential(Block(nn.Conv2d(2*a, a, 3, 1, 1)), nn.ConvTranspose2d(a, b, 3, 1, 1), nn.Sigmoid())
             else:
