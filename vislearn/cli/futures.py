@@ -49,7 +49,7 @@ def open_model(
     from vislearn.video.train import load_svg
     old, said = find_old(args.model), {k: getattr(args, k, None) for k in ('dataset', 'data_root', 'films')}; device = 'cpu' if args.cpu else default_device()
     if isinstance(old, Run):
-        cfg, n_eval = old.config, old.manifest.get('flags', {}).get('n_eval') if isinstance(old.manifest.get('flags'), dict) else None; model = load_svg(old)
+        cfg, model = old.config, load_svg(old); n_eval = cfg.data.eval.params.get('n_eval') if cfg.data.eval else None
         if any(said.values()): data = cfg.data; cfg = cfg.replace(data=data.replace(root=said['data_root'] or data.root, train=Part(name=said['dataset'] or data.train.name, params=data.train.params), common=(data.common if not said['dataset'] else {}) | film_options(dict(films=said['films'] or ()))))
         return Opened(model.to(device), old, cfg, n_eval)
     opt, model = read_legacy(old, args.unsafe).opt, svg_from_legacy(old, args.unsafe); films = said['dataset'] or opt.get('dataset', 'smmnist')
@@ -187,7 +187,7 @@ def asked_protocol(
     said = {to: getattr(args, k) for k, to in (('n_past', 'n_past'), ('n_future', 'n_pred'), ('nsample', 'n_samples')) if getattr(args, k) is not None} | dict(seed=args.seed)
     if args.protocol: return eval_preset(args.protocol).replace(**said)
     cfg = opened.model.cfg; n_past = said.get('n_past', cfg.n_past); n_pred = opened.n_eval - n_past if opened.n_eval and opened.n_eval>n_past else cfg.n_future
-    return EvalProtocol(**dict(name='as trained', n_past=n_past, n_pred=n_pred, metrics=('psnr', 'ssim', 'mse')) | said)
+    return EvalProtocol(**dict(name='own', n_past=n_past, n_pred=n_pred, metrics=('psnr', 'ssim', 'mse')) | said)
 
 def evaluate_command(
     args:argparse.Namespace, # See `vislearn video evaluate --help`

@@ -18,7 +18,7 @@ FLAGS = dict( # type, default, meaning
     dataset=(str, 'smmnist', 'films: smmnist, bair, kth, fabric-random, fabric-01_2021, cloth, disc, bridge, npz, umi, folder, clips (a stored set)'), data_root=(str, None, 'where the films are (default data, or nothing for films made when asked for)'),
     log_dir=(str, None, 'folder of run folders (default logs/lp, logs/fp or logs/det, by prior)'), model_dir=(str, '', 'go on with this run, or start from the weights of an old checkpoint (model.pth, or its folder)'), name=(str, '', 'label of the run'),
     niter=(int, 300, 'epochs'), epoch_size=(int, 600, 'batches in an epoch'), batch_size=(int, 100, 'clips per batch'), lr=(float, .002, 'learning rate'), beta1=(float, .9, 'momentum of Adam'), optimizer=(str, 'adam', 'adam, rmsprop or sgd'),
-    seed=(int, 1, 'of weights, batches and noise'), beta=(float, 1e-4, 'weight of the divergence'), n_past=(int, 5, 'frames that are seen'), n_future=(int, 10, 'frames that are predicted in training'), n_eval=(int, 30, 'frames of a film in generate and evaluate, seen ones included'),
+    seed=(int, 1, 'of weights, batches and noise'), beta=(float, 1e-4, 'weight of the divergence'), n_past=(int, 5, 'frames that are seen'), n_future=(int, 10, 'frames that are predicted in training'), n_eval=(int, 30, 'frames of the films that are generated during training, and later by generate and evaluate; seen ones included'),
     model=(str, 'dcgan', 'dcgan or vgg'), image_width=(int, 64, 'side of a frame [px]: 56 (dcgan), 64 or 128'), channels=(int, 1, '1 grey, 3 RGB, 4 RGB and depth'), num_digits=(int, 2, 'digits in a film of smmnist'),
     rnn_size=(int, 256, 'width of all LSTMs'), prior_rnn_layers=(int, 1, 'LSTM layers of the prior'), posterior_rnn_layers=(int, 1, 'LSTM layers of the posterior'), predictor_rnn_layers=(int, 2, 'LSTM layers of the predictor'),
     z_dim=(int, 10, 'size of the latent'), g_dim=(int, 128, "size of a frame's code"), data_threads=(int, None, 'processes that cut clips (default 0; the original takes 5)'), act_dim=(int, 4, 'numbers in an action'), act_design=(int, 1, '1: actions as they are, 2: embedded in 32 numbers'))
@@ -106,12 +106,18 @@ def asked_config(
     if 'n_eval' in said and said['n_eval']<=model.n_past: raise ConfigError(f"--n_eval: seen and predicted frames together, so more than n_past={model.n_past}, got {said['n_eval']}")
     plain = lambda part: part.model_dump(mode='json', exclude={'arch'}); films = base.data.train.name
     common = base.data.common | {to: said[k] for k, to in dict(smmnist=dict(num_digits='num_digits', channels='channels'), kth=dict(image_width='size', channels='channels'), umi=dict(image_width='size'), folder=dict(image_width='size'), bridge=dict(image_width='size')).get(films, {}).items() if k in said} | film_options(said)
-    data = base.data.replace(common=common, train=Part(name=films, params=plain(batches)), **({'num_workers': said['data_threads']} if 'data_threads' in said else {}))
+    data = base.data.replace(common=common, train=Part(name=films, params=plain(batches)), eval=_samples(said, base, model), **({'num_workers': said['data_threads']} if 'data_threads' in said else {}))
     train = base.train.replace(**{to: said[k] for k, to in (('niter', 'epochs'), ('batch_size', 'batch_size'), ('amp', 'amp')) if k in said})
     rest = dict(seed=said['seed']) if 'seed' in said else {}
     words = base.description if 'recipe' in said else f'SVG, {model.prior} prior, on {films}'
     return base.replace(description=words, label=said.get('name') or base.label, model=Part(name=model.arch, params=plain(model)), loss=Part(name='svg', params=plain(training)), data=data, optim=_optim(said, base.optim), train=train,
         out=said.get('log_dir') or f"logs/{dict(learned='lp', fixed='fp', none='det')[model.prior]}", **rest)
+
+def _samples(said, base, model):
+    "Films that are generated during training: the original does it for all, with 30 frames."
+    usual = FLAGS['n_eval'][1] if base.data.train.name in ('smmnist', 'bair', 'kth') else model.n_frames
+    if 'n_eval' not in said and 'recipe' in said: return base.data.eval
+    return Part(name='samples', params=(base.data.eval.params if base.data.eval else {}) | dict(n_eval=said.get('n_eval', max(usual, model.n_past + 1))))
 
 def _optim(said, base):
     "The optimizer that the flags name."
@@ -126,7 +132,6 @@ def train_command(
     args:argparse.Namespace, # See `vislearn video train --help`
 )->None:
     "Train, and print the run folder as the last line."
-    from vislearn.learn import fit_run
     from vislearn.video.train import svg_learner, train_svg
     said, device = said_flags(args), 'cpu' if args.cpu else None; old = find_old(said.pop('model_dir')) if said.get('model_dir') else None
     if isinstance(old, Run):
@@ -135,13 +140,19 @@ def train_command(
     else:
         cfg = asked_config(said) if old is None else start_from(old, said, args.unsafe, args.dry_run)
         if args.dry_run: return print(dump_yaml(cfg), end='')
-        learn = svg_learner(cfg, device=device) # before a folder is made: what cannot train leaves nothing behind
+        svg_learner(cfg, device=device); _long_enough(cfg) # before a folder is made: what cannot train leaves nothing behind
         run = Run.create(cfg, policy=args.dirty or 'refuse', notes=dict(flags={k: v for k, v in vars(args).items() if k!='run' and v not in (None, False)}))
-        print(run.dir, flush=True); fit_run(learn, run)
+        print(run.dir, flush=True); train_svg(cfg, run.dir, device=device)
     if args.legacy_files:
         from vislearn.video.legacy import export_run
         print(export_run(run, run.config.out))
     print(run.dir)
+
+def _long_enough(cfg):
+    "Refuse n_eval if no test film is so long: it would be noticed only after some epochs."
+    from vislearn.video.data import open_films, valid_batches
+    n = cfg.data.eval.params.get('n_eval') if cfg.data.eval else None
+    if n: valid_batches(open_films(cfg, 'test', n), n, 1, 1)
 
 def find_old(
     where:str, # Run id, run folder, checkpoint file or its folder
