@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from ..core import ConfigError
-from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, RunConfig, Schedule, Select, Train
+from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, Rollout, RunConfig, Schedule, Select, Train
 from .data import Augment, VideoData
 from .losses import SVGLoss
 from .svg import SVGConfig
@@ -70,13 +70,14 @@ def svg_recipe(
     seed:int=1, # Of weights, batches and noise [SVG]
     amp:Literal['no', 'bf16']='no', # Mixed precision
     schedule:str='constant', # Of the learning rate [SVG: constant]
+    n_eval:int|None=None, # Length of the test films that are generated during training; None generates none
     description:str='stochastic video generation', # For your future self
 )->RunConfig: # Complete config
     "Put a config together."
     part = lambda values: values.model_dump(mode='json', exclude={'arch'})
-    return RunConfig(task='video.svg', description=description, seed=seed, data=Data(root=str(root), common=common, train=Part(name=films, params=part(data)), num_workers=0),
+    return RunConfig(task='video.svg', description=description, seed=seed, data=Data(root=str(root), common=common, train=Part(name=films, params=part(data)), eval=n_eval and Part(name='samples', params=dict(n_eval=n_eval)), num_workers=0),
         model=Part(name=model.arch, params=part(model)), loss=Part(name='svg', params=part(training)), optim=Optim(name='adam', lr=lr, params=dict(fused=True)), schedule=Schedule(name=schedule),
-        train=Train(epochs=epochs, batch_size=bs, amp=amp), select=Select(metric='test_mse_step'), checkpoint=Checkpoint(every_epochs=50))
+        train=Train(epochs=epochs, batch_size=bs, amp=amp), rollout=Rollout(every=10), select=Select(metric='test_mse_step'), checkpoint=Checkpoint(every_epochs=50))
 
 # %% ../../nbs/video/13_recipes.ipynb #557c87ac
 def svg_lp_smmnist(
@@ -92,7 +93,7 @@ def svg_lp_smmnist(
 )->RunConfig: # Complete config
     "Learn two bouncing digits with a learned prior [SVG, the defaults of its scripts]."
     model = SVGConfig(nf=nf, prior=prior, z_dim=0 if prior=='none' else 10)
-    return svg_recipe('smmnist', root, model, common=dict(num_digits=2, variant=variant, digits=digits), epochs=epochs, bs=bs, seed=seed, amp=amp, description=f'SVG, {prior} prior, on moving digits')
+    return svg_recipe('smmnist', root, model, common=dict(num_digits=2, variant=variant, digits=digits), epochs=epochs, bs=bs, seed=seed, amp=amp, n_eval=30, description=f'SVG, {prior} prior, on moving digits')
 
 def svg_fp_smmnist(
     root:Path|str='.', # Folder with the MNIST files; `.` looks in the usual places
@@ -113,7 +114,7 @@ def svg_lp_bair(
     amp:Literal['no', 'bf16']='no', # Mixed precision
 )->RunConfig: # Complete config
     "Learn a robot arm that pushes things [SVG: vgg, g 128, z 64, beta 1e-4, 2 -> 10]."
-    return svg_recipe('bair', root, SVGConfig(arch='vgg', channels=3, z_dim=64, n_past=2, n_future=10), data=VideoData(start=start), epochs=epochs, bs=bs, seed=seed, amp=amp, description='SVG-LP on BAIR robot pushing')
+    return svg_recipe('bair', root, SVGConfig(arch='vgg', channels=3, z_dim=64, n_past=2, n_future=10), data=VideoData(start=start), epochs=epochs, bs=bs, seed=seed, amp=amp, n_eval=30, description='SVG-LP on BAIR robot pushing')
 
 def svg_lp_kth(
     root:Path|str, # Folder with the videos or frame folders of the six actions
@@ -125,7 +126,7 @@ def svg_lp_kth(
 )->RunConfig: # Complete config
     "Learn people who walk, run and wave [SVG: vgg, z 24, beta 1e-6, 10 -> 10, rate 0.0008]."
     model = SVGConfig(arch='vgg', image_width=width, z_dim=24, n_past=10, n_future=10, save_memory=width==128)
-    return svg_recipe('kth', root, model, SVGTraining(beta=1e-6), common=dict(size=width), epochs=epochs, bs=bs, lr=8e-4, seed=seed, amp=amp, description='SVG-LP on KTH')
+    return svg_recipe('kth', root, model, SVGTraining(beta=1e-6), common=dict(size=width), epochs=epochs, bs=bs, lr=8e-4, seed=seed, amp=amp, n_eval=40, description='SVG-LP on KTH')
 
 # %% ../../nbs/video/13_recipes.ipynb #051b602f
 def svg_lp_fabric_v1(
@@ -152,7 +153,7 @@ def svg_lp_fabric_v2(
 
 def _fabric(root, name, n_past, n_future, actions, epochs, bs, seed, amp):
     model = SVGConfig(image_width=56, channels=4, actions=actions, n_past=n_past, n_future=n_future)
-    return svg_recipe(name, root, model, data=VideoData(epoch_size=200), epochs=epochs, bs=bs, seed=seed, amp=amp, description=f'SVG-LP on {name}, actions {actions}')
+    return svg_recipe(name, root, model, data=VideoData(epoch_size=200), epochs=epochs, bs=bs, seed=seed, amp=amp, n_eval=n_past + n_future, description=f'SVG-LP on {name}, actions {actions}')
 
 def svg_lp_cloth(
     root:Path|str='.', # A stored film set, or `.` to simulate one

@@ -100,7 +100,7 @@ class SVG(nn.Module):
         x, act = self.unit_frames(frames), self.embed_actions(actions, frames)
         B, T = x.shape[:2]
         if T<2: raise DataError(f'frames: {T} frame per clip, training needs at least 2')
-        h, skips = self.encoder(x.flatten(0, 1), T)
+        h, skips = self.encoder(x.flatten(0, 1), T, self.kept(T))
         h = h.unflatten(0, (B, T)); seen = h[:, :-1]
         if self.training and self.feed_own: seen = self.own_codes(x, h, skips, act)
         g, mu, logvar, mu_p, logvar_p = self.predict_codes(seen, h[:, 1:], act, eps)
@@ -155,18 +155,25 @@ def embed_actions(
 
 # %% ../../nbs/video/05_svg.ipynb #d48cc4f5
 @patch
+def kept(
+    self:SVG,
+    T:int, # Frames of a clip
+)->int|None: # None: the maps of all frames are needed
+    "Say of how many first frames the skip maps are needed."
+    return max(skip_index(T, self.cfg.n_past, self.cfg.skip)) + 1 if self.cfg.split and self.cfg.skip!='last' else None
+
+@patch
 def decode_clip(
     self:SVG,
     g:Tensor, # Predicted codes, `(B, T-1, g_dim)`
-    skips:list[Tensor], # Maps of all frames, each `(B * T, c, h, w)`
+    skips:list[Tensor], # Maps of the frames that are kept, each `(B * kept, c, h, w)`
     B:int, # Clips
     T:int, # Frames of a clip
 )->Tensor: # `(B, T-1, C, H, W)`
     "Decode all steps of all clips in one call."
     index = skip_index(T, self.cfg.n_past, self.cfg.skip)
-    clips = [s.unflatten(0, (B, T)) for s in skips]
-    if self.cfg.split and self.cfg.skip!='last': out = self.decoder(g.flatten(0, 1), [s[:, :max(index) + 1].flatten(0, 1) for s in clips], index, T - 1)
-    else: out = self.decoder(g.flatten(0, 1), [s[:, index].flatten(0, 1) for s in clips], None, T - 1)
+    if self.kept(T): out = self.decoder(g.flatten(0, 1), skips, index, T - 1)
+    else: out = self.decoder(g.flatten(0, 1), [s.unflatten(0, (B, T))[:, index].flatten(0, 1) for s in skips], None, T - 1)
     return out.unflatten(0, (B, T - 1))
 
 # %% ../../nbs/video/05_svg.ipynb #8ef5727b
