@@ -119,6 +119,7 @@ def grey_and_ssim(
         rows.append([float(ssim(x, future).mean(-1).max()) for x in (samples, torch.where(samples<below, 0, samples), last[None])])
     return dict(zip(('as it is', 'black', 'copy'), np.mean(rows, 0).tolist()))
 
+# %% ../../nbs/video/17_demo.ipynb #786c9dc8
 def film_figures(
     view:FuturesView, # Stochastic model and films
     n:int=4, # Films that are shown
@@ -135,6 +136,7 @@ def score_table(
     "Put the scores into rows."
     return [(who, *(float(ms[m][end].mean()) for m in ms for end in ('best', 'mean'))) for who, ms in res.scores.items()]
 
+# %% ../../nbs/video/17_demo.ipynb #9043c965
 def write_report(
     path:Path, # File to write
     runs:dict[str, Run], # By name
