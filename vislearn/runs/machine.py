@@ -70,12 +70,12 @@ def _files(
         yield from (p for p in (Path(folder)/n for n in names) if p.is_file())
 
 def data_fingerprint(
-    root:Path|str, # File or folder
+    root:Path|str, # File or folder; `.` stands for data that are made, not read
     contents:bool=False, # Hash every byte instead of sizes and times?
 )->dict: # `root`, `files`, `bytes`, `fingerprint` (64 hexadecimal digits, None where there is nothing)
     "Describe a data set so that a changed one is noticed."
     root, digest, size = Path(root), hashlib.sha256(), 0
-    files = sorted(_files(root)) if root.is_dir() else [root] if root.is_file() else []
+    files = [] if root==Path('.') else sorted(_files(root)) if root.is_dir() else [root] if root.is_file() else []
     for file in files:
         stat = file.stat(); size += stat.st_size
         name = file.relative_to(root).as_posix() if file!=root else file.name

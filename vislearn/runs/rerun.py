@@ -176,7 +176,8 @@ def changed_since(
     manifest, found = run.manifest, []
     new = [f'{k} {manifest["versions"].get(k)} then, {v} now' for k, v in versions().items() if manifest['versions'].get(k)!=v]
     if new: found.append('versions: ' + ', '.join(new))
-    then, now = manifest['data'], data_fingerprint(_place(run)/run.config.data.path())
+    root = run.config.data.path()
+    then, now = manifest['data'], data_fingerprint(root if root==Path('.') else _place(run)/root)
     if then['fingerprint']!=now['fingerprint']:
         count = f'{then["files"]} files, {then["bytes"]} bytes then, {now["files"]} files, {now["bytes"]} bytes now'
         found.append(f'data: {then["root"]} has changed ' + (f'({count})' if (then['files'], then['bytes'])!=(now['files'], now['bytes']) else '(same files and sizes, other times: copied or touched)'))

@@ -167,7 +167,7 @@ def _disc(root, split, n_frames, n=200, length=10, seed=1, size=56): return push
 
 # %% ../../nbs/video/12_data.ipynb #c6a7ad07
 @film_set('bridge', own_split=False)
-def _bridge(root, split, n_frames, frames='image_0', size=None): return npz_clips(root, frames, 'action', size=size)
+def _bridge(root, split, n_frames, frames='image_0', size=None, scale='std'): return npz_clips(root, frames, 'action', scale=scale, size=size)
 
 @film_set('npz', own_split=False)
 def _npz(root, split, n_frames, frames='image', actions=None, **how): return npz_clips(root, frames, actions, **how)
