@@ -141,7 +141,7 @@ def join_folds(parts):
     "One result over the films of all folds; the curves of a fold are weighted by its films, bands come from the films' means."
     import numpy as np
     from vislearn.video.evaluate import EvalResult
-    from vislearn.video.metrics import Band, mean_band
+    from vislearn.video.metrics import Band
     first, n = parts[0], np.array([p.n for p in parts], float)
     over = lambda f: {who: {m: {k: f(who, m, k) for k in kinds} for m, kinds in ms.items()} for who, ms in first.scores.items()}
     scores = over(lambda w, m, k: np.concatenate([p.scores[w][m][k] for p in parts]))

@@ -5,13 +5,11 @@ from vislearn.clips import Clip, Clips, write_clips
 from vislearn.core import ConfigError, DataError
 from vislearn.learn import fit_run
 from vislearn.nets import state_digest
-from vislearn.runs.config import RECIPES, Data, Part, Schedule, Train, find_recipe, find_task, resolve
+from vislearn.runs.config import RECIPES, Schedule, find_recipe, find_task, resolve
 from vislearn.runs.metrics import read_jsonl
 from vislearn.runs.record import Run
-from vislearn.synth.smmnist import MovingDigits
 from vislearn.video.data import Augment, VideoData, open_films, train_batches, valid_batches
-from vislearn.video.losses import mse_step
-from vislearn.video.recipes import SVGTraining, svg_nano, svg_recipe
+from vislearn.video.recipes import SVGTraining, svg_recipe
 from vislearn.video.svg import SVGConfig
 from vislearn.video.train import check_config, load_svg, svg_learner, train_svg
 

@@ -8,7 +8,7 @@ __all__ = ['POLICIES', 'TIERS', 'PHYSICS', 'episode_seeds', 'random_actions', 'C
 
 # %% ../../nbs/synth/10_fabric.ipynb #efc8e400
 import multiprocessing, sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal

@@ -8,7 +8,6 @@ __all__ = ['SVGTraining', 'svg_config', 'svg_training', 'svg_loss', 'video_data'
            'svg_lp_bridge', 'svg_nano']
 
 # %% ../../nbs/video/13_recipes.ipynb #81daa6a3
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 from pydantic import Field
