@@ -9,10 +9,10 @@ from vislearn.core import ConfigError, DataError, sample_key, sample_rng
 from vislearn.synth.cloth import ClothSim, render_cloth
 from vislearn.synth.fabric import ClothEnv, draw_disc, push_disc
 from vislearn.video.generate import CopyLast, generate
-from vislearn.video.plan import CEM, Planner, cem, cloth_share, coverage_cost, draw_candidates, goal_cost, mirror, model_cost, oracle_policy, plan_cem, random_policy, run_episodes, still_policy
+from vislearn.video.plan import CEM, Planner, cem, cloth_share, coverage_cost, draw_candidates, goal_cost, model_cost, oracle_policy, plan_cem, random_policy, run_episodes, still_policy
 from vislearn.video.svg import SVG, SVGConfig
 
-PLANE = CEM(horizon=1, n_candidates=200, iterations=8, elites=20, lower=[-2, -2], upper=[2, 2])
+PLANE = CEM(horizon=1, n_candidates=200, iterations=8, elites=20, lower=[-2, -2], upper=[2, 2], answer='best')
 one_line = lambda e: '\n' not in str(e.value)
 
 
@@ -34,7 +34,7 @@ def test_finds_the_minimum_of_a_bent_valley():
 
 def test_finds_a_sequence():
     "Each step of a sequence has its own optimum, and components have their own bounds."
-    want = torch.tensor([[.1, .9], [-.3, .2], [.45, -.9]]); how = CEM(horizon=3, n_candidates=400, iterations=12, elites=40, lower=[-.5, -1], upper=[.5, 1])
+    want = torch.tensor([[.1, .9], [-.3, .2], [.45, -.9]]); how = CEM(horizon=3, n_candidates=400, iterations=12, elites=40, lower=[-.5, -1], upper=[.5, 1], answer='best')
     assert (cem(quadratic(want), how).actions[0] - want).abs().max() < .05
 
 
@@ -147,7 +147,7 @@ def disc_predictor(frames, n_pred, actions, n_samples=1, seed=0, first=0):
     return torch.from_numpy(np.stack(films, 1)).permute(0, 1, 4, 2, 3)[None].float()/255
 
 
-PUSHES = CEM(horizon=2, n_candidates=300, iterations=6, elites=20, lower=[-1, -1, -.2, -.2], upper=[1, 1, .2, .2])
+PUSHES = CEM(horizon=2, n_candidates=300, iterations=6, elites=20, lower=[-1, -1, -.2, -.2], upper=[1, 1, .2, .2], answer='best')
 picture = lambda xy: torch.from_numpy(draw_disc(np.array([xy]))[0]).permute(2, 0, 1)
 
 
@@ -171,20 +171,6 @@ def test_chunks_change_nothing():
     assert torch.equal(a.actions, b.actions) and torch.equal(a.cost, b.cost)
 
 
-def test_mirrored_views():
-    x = torch.arange(2*3*8*8.).view(2, 3, 8, 8); a = torch.randn(5, 4); seen = [mirror(x, a, v) for v in range(8)]
-    assert len({s.flatten().numpy().tobytes() for s, _ in seen}) == 8 and torch.equal(seen[0][0], x)
-    push = lambda centre, act: push_disc(centre, act.double().numpy())
-    centre, act = np.array([[.35, .4]]), torch.tensor([[-.3, -.2, .15, .1]])
-    for view in range(8): # the toy's physics is the same in every view
-        there, turned = mirror(picture(centre[0]), act, view); after = mirror(picture(push(centre, act)[0]), act, view)[0]
-        got = disc_predictor(there[None, None]/255, 1, turned[:, None])[0, 0, 0]*255
-        assert (got - after).abs().mean() < .5
-    price = lambda v: model_cost(disc_predictor, picture((.35, .4))[None, None]/255, goal_cost(picture((.6, .6))), views=v)(torch.rand(1, 30, 1, 4, generator=torch.Generator().manual_seed(1))*.4 - .2)
-    torch.testing.assert_close(price(8), price(1), atol=2e-3, rtol=0)
-    with pytest.raises(DataError, match='1 to 8, got 0'): price(0)
-
-
 # --- through a model
 
 @pytest.fixture(scope='module')
@@ -202,7 +188,8 @@ def scene(): return torch.from_numpy(ClothEnv(tiers=(1,)).reset(5, 2)).permute(0
 
 def test_mean_future_is_that_of_generate(model, scene):
     "Price of each candidate alone, by the documented call."
-    past, tries, close = torch.rand(2, 1, 4) - .5, torch.rand(2, 6, 3, 4) - .5, lambda films: 1e4*films[:, -1].double().mean((1, 2, 3)) # an untrained model makes small differences
+    torch.manual_seed(1)
+    past, tries, close = torch.rand(2, 1, 4) - .5, 3*torch.randn(2, 6, 3, 4), lambda films: 1e4*films[:, -1].double().mean((1, 2, 3)) # an untrained model makes small differences
     got = model_cost(model, scene, close, past)(tries)
     for e in range(2):
         assert got[e].std() > .02 # actions matter
@@ -211,16 +198,16 @@ def test_mean_future_is_that_of_generate(model, scene):
             assert abs(float(close(film)) - float(got[e, n])) < .002
 
 
-@pytest.mark.parametrize('n_samples, views', [(0, 1), (2, 1), (0, 3)])
-def test_chunks_and_company_change_nothing(model, scene, n_samples, views):
+@pytest.mark.parametrize('n_samples', [0, 2])
+def test_chunks_and_company_change_nothing(model, scene, n_samples):
     past, tries = torch.zeros(2, 1, 4), torch.rand(2, 10, 2, 4) - .5
-    price = lambda chunk, which=slice(None): model_cost(model, scene[which], coverage_cost(), past[which], n_samples, views, 3, chunk)(tries[which])
+    price = lambda chunk, which=slice(None): model_cost(model, scene[which], coverage_cost(), past[which], n_samples, 3, chunk)(tries[which])
     torch.testing.assert_close(price(256), price(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(price(256)[1:], price(256, slice(1, 2)), atol=1e-5, rtol=0)
 
 
 def test_samples_are_random_and_seeded(model, scene):
-    price = lambda seed: model_cost(model, scene, coverage_cost(), torch.zeros(2, 1, 4), 2, 1, seed)(torch.zeros(2, 4, 2, 4))
+    price = lambda seed: model_cost(model, scene, coverage_cost(), torch.zeros(2, 1, 4), 2, seed)(torch.zeros(2, 4, 2, 4))
     assert torch.equal(price(1), price(1)) and not torch.equal(price(1), price(2)) and price(1)[0].unique().numel() > 1 and price(1).std() > 1e-5
 
 
@@ -255,7 +242,7 @@ def test_planner_keeps_the_past_and_starts_anew(model):
 
 def test_closed_loop_on_the_cloth():
     "Planning with the true simulator smooths; random pulls crumple; nothing happens without action; all begin alike."
-    how = CEM(horizon=1, n_candidates=24, iterations=2, elites=5, lower=[-1, -1, -.4, -.4], upper=[1, 1, .4, .4]); done = {}
+    how = CEM(horizon=1, n_candidates=24, iterations=2, elites=5, lower=[-1, -1, -.4, -.4], upper=[1, 1, .4, .4], answer='best'); done = {}
     for name, policy in dict(oracle=oracle_policy(how), random=random_policy(), still=still_policy()).items():
         env = ClothEnv(tiers=(3,)); env.reset(21, 4); before = env.state.positions.clone(); done[name] = run_episodes(env, policy, 3)
         assert done[name].frames.shape == (4, 4, 56, 56, 4) and np.allclose(done[name].coverage[:, 0], done['oracle'].coverage[:, 0])
