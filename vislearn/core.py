@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['UserError', 'DataError', 'ConfigError', 'nearest', 'check_shape', 'seed_all', 'sample_key', 'sample_rng',
            'import_torchvision', 'default_device', 'progress', 'cache_root', 'real_data', 'fsync_path', 'atomic_path',
-           'content_hash', 'file_fingerprint']
+           'content_hash', 'file_fingerprint', 'Steps', 'peak_mb']
 
 # %% ../nbs/00_core.ipynb #45e51432
-import difflib, hashlib, json, os, random, struct, sys
+import difflib, hashlib, json, os, random, resource, struct, sys, time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 import numpy as np, torch
@@ -163,3 +164,21 @@ def file_fingerprint(
             h.update(fh.read(2**20))
             if st.st_size>2**20: fh.seek(-2**20, 2); h.update(fh.read())
     return dict(size=size, mtime_ns=mtime, edge=h.hexdigest()[:16])
+
+# %% ../nbs/00_core.ipynb #72a60383
+@dataclass
+class Steps:
+    "Names and times the steps of a long command."
+    seconds:dict[str, float] = field(default_factory=dict) # Of each step
+    @contextmanager
+    def __call__(self,
+        name:str, # What is being done
+    )->Iterator[None]:
+        "Announce a step and measure it."
+        start = time.perf_counter(); print(f'{name} ...', flush=True)
+        yield
+        self.seconds[name] = round(time.perf_counter()-start, 1); print(f'{name}: {self.seconds[name]:.1f} s', flush=True)
+
+def peak_mb()->float: # Largest resident memory so far [MB], of this process or of one of its finished children
+    "Say how much memory was needed."
+    return round(max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))/1024, 1)

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['PRIORS', 'demo_config', 'train_one', 'train_demo', 'demo_films', 'score_demo', 'prior_at_walls', 'grey_and_ssim',
-           'film_figures', 'score_table', 'write_report', 'peak_mb', 'timed', 'run_demo']
+           'film_figures', 'score_table', 'write_report', 'run_demo']
 
 # %% ../../nbs/video/17_demo.ipynb #924e6d8c
-import contextlib, json, multiprocessing, os, resource, time
+import contextlib, json, multiprocessing, os, time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
-from ..core import atomic_path, progress
+from ..core import Steps, atomic_path, peak_mb, progress
 from ..runs.config import RunConfig, Schedule, config_hash
 from ..runs.record import Run
 from ..synth.smmnist import MovingDigits
@@ -162,21 +161,7 @@ def write_report(
     r.heading('Time').table(list(seconds.items()), ('step', 'seconds')).text(f'Peak memory of one process {peak_mb():.0f} MB. Runs: ' + ', '.join(f'{run.dir.name} ({name})' for name, run in runs.items()) + '.')
     return r.save(path)
 
-def peak_mb()->float: # Largest resident memory so far [MB], of this process or of one of its finished children
-    "Say how much memory was needed."
-    return round(max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))/1024, 1)
-
 # %% ../../nbs/video/17_demo.ipynb #1ec0fb35
-@contextmanager
-def timed(
-    name:str, # What is being done
-    seconds:dict[str, float], # Gets the time
-)->Iterator[None]:
-    "Announce a step and measure it."
-    start = time.perf_counter(); print(f'{name} ...', flush=True)
-    yield
-    seconds[name] = round(time.perf_counter() - start, 1); print(f'{name}: {seconds[name]:.1f} s', flush=True)
-
 def run_demo(
     out:Path|str='runs/demo-video', # Folder for everything
     seed:int=1, # Of weights, batches and noise
@@ -186,12 +171,12 @@ def run_demo(
     n_samples:int=20, # Samples per film
 )->dict: # Scores, times and memory: the content of `metrics.json`
     "Run everything once and write `report.html` and `metrics.json`."
-    out, seconds = Path(out), {}; out.mkdir(parents=True, exist_ok=True); films = demo_films(n=n_films)
-    with timed('train a stochastic and a deterministic model', seconds): runs = train_demo(out, seed, epochs, workers)
+    out, steps = Path(out), Steps(); out.mkdir(parents=True, exist_ok=True); films = demo_films(n=n_films)
+    with steps('train a stochastic and a deterministic model'): runs = train_demo(out, seed, epochs, workers)
     models = {name: load_svg(run) for name, run in runs.items()}
-    with timed('sample and score futures of films never trained on', seconds): res = score_demo(models, films, n_samples); res.save(out/'evaluation.json')
-    with timed('write the report', seconds): write_report(out/'report.html', runs, models, res, films, seconds)
+    with steps('sample and score futures of films never trained on'): res = score_demo(models, films, n_samples); res.save(out/'evaluation.json')
+    with steps('write the report'): write_report(out/'report.html', runs, models, res, films, steps.seconds)
     scores = {who: {m: {end: float(v[end].mean()) for end in ('best', 'mean', 'worst')} for m, v in ms.items()} for who, ms in res.scores.items()}
-    result = dict(seed=seed, epochs=epochs, films=n_films, samples=n_samples, scores=scores, over_deterministic=res.versus('deterministic').to_dict('index'), seconds=seconds, total_s=round(sum(seconds.values()), 1), peak_mb=peak_mb(), runs={name: run.dir.name for name, run in runs.items()}, threads=os.environ.get('OMP_NUM_THREADS'))
+    result = dict(seed=seed, epochs=epochs, films=n_films, samples=n_samples, scores=scores, over_deterministic=res.versus('deterministic').to_dict('index'), seconds=steps.seconds, total_s=round(sum(steps.seconds.values()), 1), peak_mb=peak_mb(), runs={name: run.dir.name for name, run in runs.items()}, threads=os.environ.get('OMP_NUM_THREADS'))
     with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1))
     return result

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from ..clips import Clips
-from ..core import ConfigError, DataError, seed_all
+from ..core import ConfigError, seed_all
 from ..learn import EvalCB, RunLearner, fit_run, init_weights, learner_options, make_learner
-from ..nets import freeze
+from ..nets import fill_state, freeze
 from ..runs.config import Frozen, RunConfig
 from ..runs.distrib import is_main
 from ..runs.record import Run
@@ -167,6 +167,4 @@ def load_svg(
     if run.config.task!='video.svg': raise ConfigError(f'{run.id} is a run of {run.config.task}, expected one of video.svg')
     state, model = run.load('best' if best and 'best' in run.ckpt.index else 'last'), SVG(svg_config(run.config))
     averaged = state['trackers'].get('ema_cb', {}).get('mean') if ema else None
-    try: model.load_state_dict(averaged or state['model'])
-    except RuntimeError as e: raise DataError(f"{run.id}: the checkpoint does not fit its config: {' '.join(str(e).split())[:160]}") from e
-    return freeze(model)
+    return freeze(fill_state(model, averaged or state['model'], run.id))
