@@ -66,7 +66,7 @@ class Plan(NamedTuple):
 
 def _costs(cost_fn, x, turn):
     "Costs of candidates, checked"
-    cost = np.asarray(cost_fn(torch.from_numpy(x)), np.float64)
+    cost = torch.as_tensor(cost_fn(torch.from_numpy(x))).detach().double().cpu().numpy()
     if cost.shape!=x.shape[:2]: raise DataError(f'cost: one number per candidate {x.shape[:2]} was expected, got {cost.shape}')
     if np.isnan(cost).any(): raise DataError(f'cost: {int(np.isnan(cost).sum())} of {cost.size} values are NaN in round {turn + 1}: the model or the cost is broken')
     return cost
