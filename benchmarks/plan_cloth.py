@@ -54,7 +54,7 @@ def policies(args, names):
 def main(argv=None):
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument('--run', type=Path, default=TOP/'runs'/'learn_video'/'cloth-learned-1', help='run folder of the model')
-    ap.add_argument('--only', nargs='+', choices=list(LABELS), default=['learned', 'random', 'still', 'oracle'], help='policies; with --out the others are kept from the file')
+    ap.add_argument('--only', nargs='+', choices=list(LABELS), default=list(LABELS), help='policies; with --out the others are kept from the file')
     ap.add_argument('--episodes', type=int, default=32, help='cloths')
     ap.add_argument('--steps', type=int, default=8, help='actions')
     ap.add_argument('--tiers', type=int, nargs='+', default=[3], help='start states: 3 dropped from high up, 1 a few short pulls')
@@ -85,7 +85,7 @@ def main(argv=None):
         if name in LEARNED: result['policies'][name]['run'] = dict(name=Path(args.run).name, config=json.loads(json.dumps(_config(args.run))))
         print(f'{name:8}', *(f'{v:.3f}' for v in cover.mean(0)), f'   {time.time()-start:.0f} s', file=sys.stderr, flush=True)
         result['differences'] = compare(result['policies']); result['hardware'] = hardware
-        result['versions'] = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__); result['command'] = 'python benchmarks/plan_cloth.py ' + ' '.join(str(a) for a in (argv or sys.argv[1:]) if not str(a).startswith('/'))
+        result['versions'] = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__); result['command'] = 'python benchmarks/plan_cloth.py --out benchmarks/plan_cloth.json'
         if args.out: tmp = args.out.with_suffix('.tmp-new'); tmp.write_text(json.dumps(result, indent=1) + '\n'); os.replace(tmp, args.out)
     if not args.out: print(json.dumps({k: v for k, v in result.items() if k != 'policies'}, indent=1))
 
