@@ -197,7 +197,7 @@ def test_train_on_stored_clips(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('VISLEARN_CACHE', str(tmp_path/'all'))
     assert call('synth', 'cloth', '--n', 4, '--length', 3, '--cache', tmp_path/'cache', '--json') == 0
     place = json.loads(capsys.readouterr().out)['path']
-    assert 'no film has 12 frames' in fails(capsys, 'video', 'train', *f'--dataset clips --data_root {place} --image_width 56 --channels 4 --n_past 1 --n_future 2 --n_eval 12 --nf 4 --cpu --dirty record'.split(), '--log_dir', tmp_path/'none')[1] and not (tmp_path/'none').exists()
+    assert '12 frames per test film, the longest has 4' in fails(capsys, 'video', 'train', *f'--dataset clips --data_root {place} --image_width 56 --channels 4 --n_past 1 --n_future 2 --n_eval 12 --nf 4 --cpu --dirty record'.split(), '--log_dir', tmp_path/'none')[1] and not (tmp_path/'none').exists()
     words = f'--dataset clips --data_root {place} --image_width 56 --channels 4 --action_cond --act_design 2 --n_past 1 --n_future 2 --niter 1 --epoch_size 2 --batch_size 2 --nf 4 --g_dim 8 --z_dim 2 --rnn_size 8 --cpu --dirty record'.split()
     assert call('video', 'train', *words, '--log_dir', tmp_path/'logs') == 0; run = Run(all_runs(tmp_path/'logs')[0])
     assert call('video', 'evaluate', '--model', run.dir, '--N', 2, '--nsample', 2, '--cpu') == 0 and call('video', 'generate', '--model', run.dir, '--N', 1, '--nsample', 2, '--n_future', 2, '--cpu') == 0

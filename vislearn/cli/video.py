@@ -132,27 +132,20 @@ def train_command(
     args:argparse.Namespace, # See `vislearn video train --help`
 )->None:
     "Train, and print the run folder as the last line."
-    from vislearn.video.train import svg_learner, train_svg
+    from vislearn.video.train import check_config, train_svg
     said, device = said_flags(args), 'cpu' if args.cpu else None; old = find_old(said.pop('model_dir')) if said.get('model_dir') else None
     if isinstance(old, Run):
         if said: raise ConfigError(f'--model_dir {args.model_dir}: a run goes on with its own config, so {", ".join("--" + k for k in said)} cannot be given')
         run = train_svg(old.config, old.dir, device=device)
     else:
         cfg = asked_config(said) if old is None else start_from(old, said, args.unsafe, args.dry_run)
+        check_config(cfg)
         if args.dry_run: return print(dump_yaml(cfg), end='')
-        svg_learner(cfg, device=device); _long_enough(cfg) # before a folder is made: what cannot train leaves nothing behind
-        run = Run.create(cfg, policy=args.dirty or 'refuse', notes=dict(flags={k: v for k, v in vars(args).items() if k!='run' and v not in (None, False)}))
-        print(run.dir, flush=True); train_svg(cfg, run.dir, device=device)
+        run = train_svg(cfg, device=device, policy=args.dirty or 'refuse', notes=dict(flags={k: v for k, v in vars(args).items() if k!='run' and v not in (None, False)}))
     if args.legacy_files:
         from vislearn.video.legacy import export_run
         print(export_run(run, run.config.out))
     print(run.dir)
-
-def _long_enough(cfg):
-    "Refuse n_eval if no test film is so long: it would be noticed only after some epochs."
-    from vislearn.video.data import open_films, valid_batches
-    n = cfg.data.eval.params.get('n_eval') if cfg.data.eval else None
-    if n: valid_batches(open_films(cfg, 'test', n), n, 1, 1)
 
 def find_old(
     where:str, # Run id, run folder, checkpoint file or its folder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Films', 'OPENERS', 'Augment', 'VideoData', 'augment_clip', 'clip_at', 'train_batches', 'valid_batches', 'film_set',
-           'open_films', 'mini_films']
+           'find_films', 'open_films', 'mini_films']
 
 # %% ../../nbs/video/12_data.ipynb #9a6d75a2
 from collections.abc import Callable
@@ -187,15 +187,20 @@ def _stored(root, split, mode='memmap'):
 def _clips(root, split, n_frames, mode='memmap'): return Clips.open(root, mode)
 
 # %% ../../nbs/video/12_data.ipynb #8b80ae60
+def find_films(
+    name:str, # What `data.train.name` says
+)->tuple[Callable[..., Films], bool]: # Function that opens them, and whether it knows test films
+    "Look a film set up."
+    if name not in OPENERS: raise ConfigError(f'data.train.name: no films {name!r}{nearest(name, OPENERS)}, known are {", ".join(OPENERS)}')
+    return OPENERS[name]
+
 def open_films(
     cfg:RunConfig, # Complete config
     split:Literal['train', 'test']='train', # Training films, or those never trained on
     n_frames:int|None=None, # Frames that a clip needs; only films made when asked for depend on it
 )->Films: # A film set
     "Open the films that a config names."
-    name = cfg.data.train.name
-    if name not in OPENERS: raise ConfigError(f'data.train.name: no films {name!r}{nearest(name, OPENERS)}, known are {", ".join(OPENERS)}')
-    opener, own_split = OPENERS[name]
+    name = cfg.data.train.name; opener, own_split = find_films(name)
     try: films = opener(cfg.data.path(), split, n_frames or 15, **cfg.data.common)
     except TypeError as e:
         if 'unexpected keyword' not in str(e): raise

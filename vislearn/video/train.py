@@ -20,7 +20,7 @@ from ..runs.config import Frozen, RunConfig
 from ..runs.distrib import is_main
 from ..runs.record import Run
 from .callbacks import BetaCB, EmaCB, EpochMeansCB, FeedOwnCB, KLMonitorCB
-from .data import Films, open_films, train_batches, valid_batches
+from .data import Films, find_films, open_films, train_batches, valid_batches
 from .figures import filmstrip, pick_rows, sample_sheet, save_gif
 from .generate import generate
 from .metrics import psnr, ssim
@@ -33,7 +33,7 @@ def check_config(
     cfg:RunConfig, # Complete config
 )->None:
     "Find mistakes before anything is created."
-    model, _, data = svg_config(cfg), svg_loss(cfg), video_data(cfg)
+    model, _, data, _ = svg_config(cfg), svg_loss(cfg), video_data(cfg), find_films(cfg.data.train.name)
     if model.actions!='none' and data.augment.flip: raise ConfigError('augment.flip: a mirrored film does not fit its actions')
 
 def films_fit(
