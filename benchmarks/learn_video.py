@@ -14,7 +14,7 @@ sys.path[:0] = [str(TOP), str(TOP/'benchmarks')]
 RUNS = TOP/'runs'/'learn_video'
 
 
-def smmnist(prior, seed, epochs=60):
+def smmnist(prior, seed, epochs=300):
     "Two digits, 5 seen and 10 predicted frames: a narrow network, batches of 8, 100 batches per epoch; beta rises slowly, because with small batches the latent is given up otherwise."
     from vislearn.runs.config import Schedule
     from vislearn.video.recipes import svg_lp_smmnist
