@@ -37,7 +37,7 @@ class _Options: "Takes the place of the namespace of options."
 class _Table(dict): "Takes the place of an ordered dictionary, whose attributes are kept and not used."
 
 # %% ../../nbs/video/08_legacy.ipynb #4598841f
-class _Reader(pickle.Unpickler):
+class _CheckpointReader(pickle.Unpickler):
     "Read a pickle in which names mean only what they mean here."
     def __init__(self,
         file:BinaryIO, # Open file
@@ -90,19 +90,19 @@ def _read_zip(path:Path, unsafe:bool)->object:
                 if len(raw)!=numel*dtype.itemsize: raise DataError(f'{path}: storage {key} holds {len(raw)} bytes, expected {numel} numbers of {dtype.itemsize}')
                 parts[key] = torch.empty(numel, dtype=dtype); parts[key].view(torch.uint8).numpy()[:] = np.frombuffer(raw, np.uint8)
             return parts[key]
-        return _Reader(io.BytesIO(z.read(main)), path, unsafe, storage).read()
+        return _CheckpointReader(io.BytesIO(z.read(main)), path, unsafe, storage).read()
 
 def _read_stream(path:Path, unsafe:bool)->object:
     "Read a file of torch 0.2 to 1.5."
     with path.open('rb') as file:
         size, parts = path.stat().st_size, {}
-        if _Reader(file, path, True).read()!=0x1950a86a20f9469cfc6c: raise DataError(f'{path}: a pickle, but not a checkpoint of torch')
-        for _ in range(2): _Reader(file, path).read() # protocol and system
+        if _CheckpointReader(file, path, True).read()!=0x1950a86a20f9469cfc6c: raise DataError(f'{path}: a pickle, but not a checkpoint of torch')
+        for _ in range(2): _CheckpointReader(file, path).read() # protocol and system
         def storage(key, dtype, numel):
             if numel*dtype.itemsize>size: raise EOFError(f'storage {key} would be larger than the file')
             return parts.setdefault(key, torch.empty(numel, dtype=dtype))
-        tree = _Reader(file, path, unsafe, storage).read()
-        for key in _Reader(file, path).read():
+        tree = _CheckpointReader(file, path, unsafe, storage).read()
+        for key in _CheckpointReader(file, path).read():
             numel, flat = struct.unpack('<q', file.read(8))[0], parts[str(key)]
             if numel!=len(flat): raise DataError(f'{path}: storage {key} holds {numel} numbers, expected {len(flat)}')
             if file.readinto(flat.view(torch.uint8).numpy())!=flat.nbytes: raise EOFError(f'storage {key} is cut off')
