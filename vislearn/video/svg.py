@@ -142,14 +142,14 @@ def unit_frames(
 @patch
 def embed_actions(
     self:SVG,
-    actions:Tensor|None, # `(B, T-1, A)`, or more steps
+    actions:Tensor|None, # `(B, T-1, A)`
     frames:Tensor, # The clip that they belong to
 )->Tensor|None: # What the networks see of them; None for a model without actions
     "Check actions, and embed them."
     cfg = self.cfg
     if cfg.actions=='none': return None
     if actions is None: raise DataError(f'actions: this model needs {cfg.act_dim} numbers per step, got none')
-    if actions.ndim!=3 or actions.shape[-1]!=cfg.act_dim or len(actions)!=len(frames): raise DataError(f'actions: this model needs ({len(frames)}, {frames.shape[1] - 1}, {cfg.act_dim}), got {tuple(actions.shape)}')
+    if actions.ndim!=3 or actions.shape[-1]!=cfg.act_dim or actions.shape[:2]!=(len(frames), frames.shape[1] - 1): raise DataError(f'actions: this model needs ({len(frames)}, {frames.shape[1] - 1}, {cfg.act_dim}), got {tuple(actions.shape)}')
     actions = actions.to(next(self.parameters()).dtype)
     return self.act_embed(actions) if cfg.actions=='learned' else actions
 
