@@ -2,7 +2,7 @@
 
     python benchmarks/learn_video.py --train smmnist-learned-1        # one training into runs/learn_video, goes on if it was stopped
     python benchmarks/learn_video.py --train all                      # all of them, one after the other: hours on a CPU
-    python benchmarks/learn_video.py --out benchmarks/video_learning.json   # scores of all finished trainings
+    python benchmarks/learn_video.py --out benchmarks/video_learning.json   # scores of all trainings, as far as they are
 
 A training is named by its films, what is changed, and the seed. Sizes are for a few CPU cores (see `PLANS`); with a GPU use the recipes as they are.
 """
@@ -73,13 +73,13 @@ def train(name):
 
 
 def done(name):
-    "The finished run of a plan, or None."
+    "The run of a plan, finished or on its way, or None."
     from vislearn.runs.record import Run
-    return Run(RUNS/name) if (RUNS/name/'DONE').exists() else None
+    return Run(RUNS/name) if (RUNS/name/'ckpt').exists() else None
 
 
 def predictors(named):
-    "Predictors of finished runs; None if one is missing."
+    "Predictors of trained runs; None if one is missing."
     from vislearn.video.generate import SVGPredictor
     from vislearn.video.train import load_svg
     runs = {who: done(name) for who, name in named.items()}
@@ -103,7 +103,7 @@ def cost_of(name):
     run = done(name); rows = list(read_jsonl(run.dir/'metrics.jsonl')); cfg = run.config; times = [r['t'] for r in rows]
     gaps = [b - a for a, b in zip(times, times[1:])] # a pause between two attempts is no training
     steps = max(r['step'] for r in rows); typical = sorted(gaps)[len(gaps)//2]
-    return dict(steps=steps, clips=steps*cfg.train.batch_size, hours=round(sum(g for g in gaps if g < 20*typical + 60)/3600, 3), threads=run.manifest['threads'], nf=cfg.model.params['nf'], batch=cfg.train.batch_size, amp=cfg.train.amp, seed=cfg.seed)
+    return dict(steps=steps, planned=cfg.train.epochs*cfg.data.train.params['epoch_size'], clips=steps*cfg.train.batch_size, hours=round(sum(g for g in gaps if g < 20*typical + 60)/3600, 3), threads=run.manifest['threads'], nf=cfg.model.params['nf'], batch=cfg.train.batch_size, amp=cfg.train.amp, seed=cfg.seed)
 
 
 def score_smmnist():
@@ -158,7 +158,7 @@ SCORES = dict(smmnist=score_smmnist, cloth=score_cloth, bridge=score_bridge)
 
 
 def score(out, only):
-    "Evaluate what is trained, and write the file; groups that are not asked for are kept."
+    "Evaluate what is trained so far, and write the file (`steps` and `planned` tell how far that is); groups that are not asked for are kept."
     from harness import machine, run_output
     from datetime import datetime, timezone
     page = json.loads(out.read_text()) if out.exists() else dict(version=1, results={})
