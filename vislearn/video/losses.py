@@ -95,21 +95,23 @@ def kld_step(
     if pred[1] is None: return pred[0].new_zeros(())
     return kl_normal(*(None if t is None else t.float() for t in pred[1:])).sum(-1).mean()
 
+def _error_share(pred, frames, channels):
+    error = (pred[0].float() - target_frames(frames))**2
+    return error[:, :, channels].sum() / error.numel()
+
 def mse_color(
     pred:tuple, # What the model gives
     frames:Tensor, # True clip `(B, T, 4, H, W)`
 )->Tensor: # Share of the colour channels in the error: the fork's "C"
     "Measure the squared error of channels 0 to 2, divided by the number of all values."
-    error = (pred[0].float() - target_frames(frames))**2
-    return error[:, :, :3].sum() / error.numel()
+    return _error_share(pred, frames, slice(3))
 
 def mse_depth(
     pred:tuple, # What the model gives
     frames:Tensor, # True clip `(B, T, 4, H, W)`
 )->Tensor: # Share of the depth channel in the error: the fork's "D"
     "Measure the squared error of channel 3, divided by the number of all values."
-    error = (pred[0].float() - target_frames(frames))**2
-    return error[:, :, 3:].sum() / error.numel()
+    return _error_share(pred, frames, slice(3, None))
 
 def psnr_rec(
     pred:tuple, # What the model gives
