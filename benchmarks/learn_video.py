@@ -31,7 +31,7 @@ def cloth(actions, seed, epochs=30):
     films = make_cloth(4500, 10, seed=1, limit=.4, workers=os.cpu_count() or 1) # made once, a few minutes
     cfg = small(svg_lp_cloth(films.path, actions, epochs=epochs, bs=32, nf=24, seed=seed), 100)
     model = cfg.model.replace(params=cfg.model.params | dict(n_future=3))
-    return cfg.replace(data=cfg.data.replace(train=cfg.data.train.replace(name='clips')), model=model, schedule=Schedule(name='flat_cos'))
+    return cfg.replace(model=model, schedule=Schedule(name='flat_cos'))
 
 
 def bridge(actions, fold, epochs=12):

@@ -142,6 +142,8 @@ def test_too_short_films_and_other_action_sizes(tmp_path):
 def test_windows_of_a_stored_set_and_its_split(tmp_path):
     stored = write_clips('discs', {}, discs, tmp_path); cfg = svg_recipe('clips', stored.path, SMALL.replace(image_width=56, channels=4), data=VideoData(valid_share=.34, epoch_size=None), bs=2)
     train, test = open_films(cfg), open_films(cfg, 'test'); assert sorted(train.names + test.names) == stored.names and len(test) == 2
+    for n, split in enumerate(('train', 'test')): write_clips('own', dict(n=n), lambda: (c for c in list(discs())[n:n + 2]), tmp_path).path.rename(tmp_path/split) # folders of their own: nothing more is held out
+    own = cfg.replace(data=cfg.data.replace(root=str(tmp_path))); assert open_films(own).names == stored.names[:2] and open_films(own, 'test').names == stored.names[1:3]
     dl = train_batches(train, 5, 2, VideoData(epoch_size=None)); assert len(dl) == 2
     assert torch.equal(dl.batch(3, 1)[0], train_batches(train, 5, 2, VideoData(epoch_size=None)).batch(3, 1)[0])
     assert [len(b[0]) for b in valid_batches(test, 5, 8)] == [2]

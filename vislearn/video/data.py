@@ -159,7 +159,7 @@ def _fabric_v2(root, split, n_frames, bgr=False): return _fabric(root, split, n_
 
 @film_set('cloth')
 def _cloth(root, split, n_frames, n=256, n_test=64, length=10, seed=1, limit=.4, workers=0):
-    if _place(root): return _stored(root, split)
+    if _place(root): raise ConfigError(f'data.train.name: cloth is simulated, it does not read {root}: films in a store are read by data.train.name=clips')
     return make_cloth(n if split=='train' else n_test, length, seed + (split=='test'), limit=limit, workers=workers)
 
 @film_set('disc')
@@ -178,13 +178,8 @@ def _umi(root, split, n_frames, size=64, max_frames=50): return umi_clips(root, 
 @film_set('folder', own_split=False)
 def _folder(root, split, n_frames, size=64, **how): return folder_clips(root, size, **how)
 
-def _stored(root, split, mode='memmap'):
-    own = Path(root)/split
-    films = Clips.open(own if own.is_dir() else root, mode)
-    return films if own.is_dir() else films.split(.1)[split=='test']
-
 @film_set('clips', own_split=False)
-def _clips(root, split, n_frames, mode='memmap'): return Clips.open(root, mode)
+def _clips(root, split, n_frames, mode='memmap'): return Clips.open(root/split if (root/split).is_dir() else root, mode)
 
 # %% ../../nbs/video/13_data.ipynb #8b80ae60
 def find_films(
@@ -205,7 +200,7 @@ def open_films(
     except TypeError as e:
         if 'unexpected keyword' not in str(e): raise
         raise ConfigError(f'data.common: films {name!r} do not know {str(e).rpartition("argument ")[2]}') from None
-    if not own_split: films = films.split(VideoData(**cfg.data.train.params).valid_share)[split=='test']
+    if not own_split and not (cfg.data.path()/split).is_dir(): films = films.split(VideoData(**cfg.data.train.params).valid_share)[split=='test']
     return mini_films(films, cfg.data.mini) if cfg.data.mini and split=='train' else films
 
 def mini_films(

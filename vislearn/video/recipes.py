@@ -166,7 +166,8 @@ def svg_lp_cloth(
 )->RunConfig: # Complete config
     "Learn how simulated cloth moves under a gripper."
     model = SVGConfig(image_width=56, channels=4, actions=actions, n_past=1, n_future=5, nf=nf)
-    return svg_recipe('cloth', root, model, data=VideoData(epoch_size=100), common=dict(n=n) if str(root)=='.' else {}, epochs=epochs, bs=bs, seed=seed, amp=amp, description=f'SVG-LP on simulated cloth, actions {actions}')
+    made = str(root)=='.'
+    return svg_recipe('cloth' if made else 'clips', root, model, data=VideoData(epoch_size=100), common=dict(n=n) if made else {}, epochs=epochs, bs=bs, seed=seed, amp=amp, description=f'SVG-LP on simulated cloth, actions {actions}')
 
 def svg_lp_bridge(
     root:Path|str, # An npz file of Bridge trajectories
