@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from ..callbacks import EmaCB, EpochMeansCB
 from ..clips import Clips
 from ..core import ConfigError, seed_all
 from ..learn import EvalCB, RunLearner, fit_run, init_weights, learner_options, make_learner
@@ -19,7 +20,7 @@ from ..nets import fill_state, freeze
 from ..runs.config import Frozen, RunConfig
 from ..runs.distrib import is_main
 from ..runs.record import Run
-from .callbacks import BetaCB, EmaCB, EpochMeansCB, FeedOwnCB, KLMonitorCB
+from .callbacks import BetaCB, FeedOwnCB, KLMonitorCB
 from .data import Films, find_films, open_films, train_batches, valid_batches
 from .figures import filmstrip, pick_rows, sample_sheet, save_gif
 from .generate import generate
@@ -151,7 +152,8 @@ def train_svg(
     old = Run(folder) if folder and (Path(folder)/'manifest.json').exists() else None
     learn = svg_learner(old.config if old else cfg, train, test, device) # before a folder is made: a config that cannot train leaves nothing behind
     run = old or Run.create(cfg, out, folder, policy=policy, notes=notes)
-    learn.add_cb(EpochMeansCB(run, svg_config(run.config).channels==4))
+    depth = dict(mse_color=mse_color, mse_depth=mse_depth) if svg_config(run.config).channels==4 else {}
+    learn.add_cb(EpochMeansCB(run, dict(mse_step=mse_step, kld_step=kld_step) | depth))
     if run.config.data.eval: learn.add_cb(samples_cb(run.config, run, test))
     fit_run(learn, run)
     return run
