@@ -8,7 +8,6 @@ __all__ = ['Films', 'OPENERS', 'Augment', 'VideoData', 'augment_clip', 'clip_at'
 
 # %% ../../nbs/video/13_data.ipynb #9a6d75a2
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 import numpy as np, torch
 from pydantic import Field
