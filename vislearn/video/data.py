@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from ..clips import Clips
 from ..core import ConfigError, DataError, nearest, sample_rng
-from ..loaders import BatchDL
+from ..loaders import BatchDL, Stream
 from ..runs.config import Frozen, RunConfig
 from ..synth.fabric import make_cloth, pushed_disc
 from ..synth.smmnist import MovingDigits
@@ -88,17 +88,13 @@ def train_batches(
     if actions and how.augment.flip: raise ConfigError('augment.flip: a mirrored film does not fit its actions')
     usable = np.arange(len(films)) if isinstance(films, MovingDigits) else np.flatnonzero(films.lengths>=n_frames)
     if not len(usable): raise DataError(f'no film has the {n_frames} frames that n_past + n_future needs, the longest has {films.lengths.max(initial=0)}: use smaller numbers, or longer films')
-    n, steps = len(usable), how.epoch_size or max(1, len(usable) // bs); known = {}
-    def order(turn):
-        if turn not in known: known.clear() if len(known)>1 else None; known[turn] = sample_rng(seed, turn, 2**63).permutation(n)
-        return known[turn]
+    stream = Stream(len(usable), bs, how.epoch_size or max(1, len(usable) // bs), seed)
     def batch(epoch, step):
-        turn, at = np.divmod((epoch * steps + step) * bs + np.arange(bs), n)
-        items = [int(usable[order(int(t))[a]]) for t, a in zip(turn, at)]
+        items, turn = stream(epoch, step); items = usable[items].tolist()
         if isinstance(films, MovingDigits): return _batch(torch.cat([films.batch([i for i, t in zip(items, turn) if t==k], int(k) + 1) for k in dict.fromkeys(turn.tolist())]), None, actions)
         cut = [clip_at(films, i, n_frames, sample_rng(seed, int(t), i), how) for i, t in zip(items, turn)]
         return _batch(torch.stack([f for f, _ in cut]), torch.stack([a for _, a in cut]) if actions and cut[0][1] is not None else None, actions)
-    return BatchDL(batch, steps, n_inp=1 + actions)
+    return BatchDL(batch, stream.steps, n_inp=1 + actions)
 
 # %% ../../nbs/video/13_data.ipynb #26d5d370
 def valid_batches(
