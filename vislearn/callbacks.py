@@ -130,6 +130,7 @@ def to_float(
 )->Tensor|tuple|list|dict: # The same in 32 bits
     "Turn 16-bit predictions into 32-bit ones, inside tuples and dicts too."
     if isinstance(pred, dict): return {k: to_float(v) for k, v in pred.items()}
+    if isinstance(pred, tuple) and hasattr(pred, '_fields'): return type(pred)(*map(to_float, pred))
     if isinstance(pred, tuple|list): return type(pred)(to_float(p) for p in pred)
     return pred.float() if isinstance(pred, Tensor) and pred.dtype in (torch.bfloat16, torch.float16) else pred
 
