@@ -53,18 +53,18 @@ class ImgEncoder(nn.Module):
         logits = cells(pure)
         out = SimpleNamespace(z_pres_prob_pure=torch.sigmoid(logits))
         if hints is not None: logits = 8.8*((1-c)*torch.tanh(cells(self.z_pres_net(enc))) + c*(2*hints[1]-1))
-        u = noise['z_pres']
+        u = noise['pres']
         out.z_pres = torch.sigmoid((logits + torch.log(u) - torch.log(1-u))/tau)
         out.z_pres_prob = torch.sigmoid(logits)
         mean, std = self.z_depth_net(enc).chunk(2, 1)
         out.depth_post = Normal(cells(mean), F.softplus(cells(std)))
-        out.z_depth = out.depth_post.loc + out.depth_post.scale*noise['z_depth']
+        out.z_depth = out.depth_post.loc + out.depth_post.scale*noise['depth']
         mean, std = self.z_scale_net(enc).chunk(2, 1)
         out.scale_post = Normal(cells(mean), F.softplus(cells(std)) + 1e-15)
-        scale = torch.sigmoid(out.scale_post.loc + out.scale_post.scale*noise['z_scale'])
+        scale = torch.sigmoid(out.scale_post.loc + out.scale_post.scale*noise['scale'])
         mean, std = self.z_shift_net(enc).chunk(2, 1)
         out.shift_post = Normal(cells(mean), F.softplus(cells(std)))
-        shift = out.shift_post.loc + out.shift_post.scale*noise['z_shift']
+        shift = out.shift_post.loc + out.shift_post.scale*noise['shift']
         shift = (2/G)*(cells(self.offset[None].expand(B, -1, -1, -1)) + .5 + torch.tanh(shift)) - 1
         out.z_where_pure = out.z_where = torch.cat([scale, shift], -1)
         if hints is not None: out.z_where = (1-c)*out.z_where_pure + c*hints[2]
@@ -125,7 +125,7 @@ class Foreground(nn.Module):
         glimpses = spatial_transform(copies, z_where, (B*N, 3, g, g), align_corners=align)
         mean, std = self.z_what_net(glimpses)
         out.what_post = Normal(mean.view(B, N, -1), std.view(B, N, -1))
-        out.z_what = out.what_post.loc + out.what_post.scale*noise['z_what']
+        out.z_what = out.what_post.loc + out.what_post.scale*noise['what']
         o, alpha = self.glimpse_dec(out.z_what.reshape(B*N, -1))
         alpha_hat = alpha*out.z_pres.reshape(B*N, 1, 1, 1)
         y = alpha_hat*o
@@ -206,7 +206,7 @@ class Background(nn.Module):
         for k in range(self.K):
             h, c = self.rnn_mask(torch.cat([z, enc], -1), (h, c))
             post = self.normal(self.predict_mask(h))
-            z = post.loc + post.scale*noise['z_mask'][:, k]
+            z = post.loc + post.scale*noise['bg_mask'][:, k]
             z_masks.append(z); mask_posts.append(post)
             if k < self.K-1:
                 m = torch.sigmoid(self.mask_decoder(z[:, :, None, None]))
@@ -214,7 +214,7 @@ class Background(nn.Module):
         masks.append(rest)
         comps, comp_posts, z_comps = [], [], []
         together = self.normal(self.comp_encoder(torch.cat([torch.cat([torch.log(m + 1e-5), x], 1)[:, None] for m in masks], 1).flatten(0, 1))) # batch norm sees all components at once
-        z_comp = together.loc + together.scale*noise['z_comp'].flatten(0, 1)
+        z_comp = together.loc + together.scale*noise['bg_comp'].flatten(0, 1)
         comps = self.comp_decoder(z_comp, H).view(B, self.K, 3, H, W)
         h, c = (v.expand(B, -1) for v in (self.rnn_mask_h_prior, self.rnn_mask_c_prior))
         kl, terms = x.new_zeros(B), []
@@ -256,6 +256,7 @@ class Reference(nn.Module):
         "Which of my tensors is which of theirs."
         a, b = by_part(mine), by_part(theirs)
         for part, names in a.items():
+            if part not in b and self.opt.K == 1: continue # the library leaves out what the only component does not use
             if part not in b or len(b[part]) != len(names): raise ValueError(f'{part}: {names} here, {b.get(part)} there')
             for name, other in zip(names, b[part]):
                 if mine[name].shape != theirs[other].shape: raise ValueError(f'{name} {tuple(mine[name].shape)} is not {other} {tuple(theirs[other].shape)}')
@@ -290,8 +291,8 @@ def draw_noise(N, G=8, K=3, z_what=32, seed=0, dtype=torch.float32):
     "All random numbers of a forward pass: uniform for presence, normal for everything else."
     gen = torch.Generator().manual_seed(seed)
     normal = lambda *s: torch.randn(*s, generator=gen, dtype=torch.float64).to(dtype)
-    return dict(z_pres=torch.rand(N, G*G, 1, generator=gen, dtype=torch.float64).clamp(1e-6, 1-1e-6).to(dtype), z_depth=normal(N, G*G, 1), z_scale=normal(N, G*G, 2), z_shift=normal(N, G*G, 2),
-                z_what=normal(N, G*G, z_what), z_mask=normal(N, K, 32), z_comp=normal(N, K, 32))
+    return dict(pres=torch.rand(N, G*G, 1, generator=gen, dtype=torch.float64).clamp(1e-6, 1-1e-6).to(dtype), depth=normal(N, G*G, 1), scale=normal(N, G*G, 2), shift=normal(N, G*G, 2),
+                what=normal(N, G*G, z_what), bg_mask=normal(N, K, 32), bg_comp=normal(N, K, 32))
 
 
 def continuity_loop(z_what, z_where, z_pres_prob, match=5., cosine=True, agree=True, wrap=True, threshold=.5):

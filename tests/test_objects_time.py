@@ -176,7 +176,8 @@ def test_optional_terms_count_when_they_have_weight():
     assert not base.needs_clips and MocLoss(base)(out).item()==out.elbo_loss.mean().item()
     for name, value in dict(adjacent_consistency=adjacent_consistency(clips(out.z_what)), pres_inconsistency=pres_inconsistency(clips(out.z_pres_prob[..., 0])), area_pool=area_pool(clips(out.z_what), clips(out.z_pres_prob[..., 0]))).items():
         loss = MocLoss(base.replace(**{f'{name}_weight': 3.}))
-        assert torch.allclose(loss(out, *h) - out.elbo_loss.mean(), 3*value, rtol=1e-3) and torch.allclose(loss.last[name], value)
+        assert torch.allclose(loss(out, *h) - out.elbo_loss.mean(), 3*value, rtol=1e-3) and torch.allclose(loss(out, torch.zeros(2, 3, 3, 8, 8)), loss(out, *h)) # the clip as target, no hints
+        assert torch.allclose(loss.last[name], value)
 
 
 class Seen(TorchDispatchMode):

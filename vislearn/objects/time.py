@@ -246,6 +246,11 @@ def _check_hints(p:Tensor, motion:Tensor|None, hint_p:Tensor|None):
     if cells!=p.shape[1]: raise DataError(f'hints for {math.isqrt(cells)} x {math.isqrt(cells)} cells, the model has {math.isqrt(p.shape[1])} x {math.isqrt(p.shape[1])}: make hints with the grid of the model')
     if motion.shape[:2]!=hint_p.shape[:2]: raise DataError(f'the motion map has {tuple(motion.shape[:2])} clips and frames, the hints have {tuple(hint_p.shape[:2])}')
 
+def _no_hints(out:tuple, clip:Tensor)->tuple[Tensor, Tensor]:
+    "Empty hints for terms that look at time only; the clip itself says how many frames there are."
+    p = out.z_pres_prob.new_zeros(*clip.shape[:2], out.z_pres_prob.shape[1])
+    return p, p.unsqueeze(-1).expand(*p.shape, 4)
+
 class MocLoss(nn.Module):
     "ELBO, motion and object continuity, weighed by the schedule."
     def __init__(self,
@@ -257,7 +262,7 @@ class MocLoss(nn.Module):
 
     def forward(self,
         out:tuple, # What the model gives: fields by name, and `elbo_loss`, `(N,)`, for N = B*T images
-        motion:Tensor|None=None, # Motion map, `(B, T, H, W)`
+        motion:Tensor|None=None, # Motion map, `(B, T, H, W)`; where no hints are needed, the clip itself is fine
         z_pres:Tensor|None=None, # Hinted presence, `(B, T, G*G)`
         z_where:Tensor|None=None, # Hinted size and centre, `(B, T, G*G, 4)`
     )->Tensor: # One number
@@ -265,6 +270,7 @@ class MocLoss(nn.Module):
         elbo = out.elbo_loss.float().mean(); self.last = dict(elbo=elbo.detach())
         if not self.training or not self.cfg.needs_clips: return elbo
         if self.step.device!=elbo.device: self.to(elbo.device)
+        if z_pres is None and motion is not None and not self.cfg.needs_hints: z_pres, z_where = _no_hints(out, motion)
         _check_hints(out.z_pres_prob, motion, z_pres)
         with torch.autocast(elbo.device.type, enabled=False): return elbo + self.time_terms({k: getattr(out, k).float() for k in _FIELDS}, motion, z_pres.flatten(2).float(), z_where.float())
 
