@@ -159,7 +159,7 @@ def test_shards_of_batches():
 # torchrun itself
 
 def shapes(out, **changes):
-    cfg = supervised_shapes(root='.'); common = dict(cfg.data.common, delay_s=changes.pop('delay_s', 0.))
+    cfg = supervised_shapes(); common = dict(cfg.data.common, delay_s=changes.pop('delay_s', 0.))
     return Run.create(cfg.replace(data=cfg.data.replace(common=common, num_workers=changes.pop('workers', 0)), train=dict(epochs=2, batch_size=16), checkpoint=dict(every_steps=4), log=dict(tensorboard=False, every_steps=1), **changes), out=out, policy='record')
 
 def launch(run, nproc): return subprocess.Popen([sys.executable, '-c', f'import sys; from vislearn.runs.launch import Run, start; sys.exit(start(Run({str(run.dir)!r}), {nproc}, device="cpu"))'], stderr=subprocess.PIPE, text=True)

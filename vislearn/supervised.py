@@ -22,7 +22,7 @@ from .core import ConfigError, DataError, nearest, progress, sample_rng
 from .learn import RunLearner, fit_run, init_weights, learner_options, make_learner
 from .loaders import ItemDL
 from .nets import freeze
-from .runs.config import Data, Optim, Part, RunConfig, Schedule, Train, check_data_root, find_loss, resolve
+from .runs.config import NO_DATA, Data, Optim, Part, RunConfig, Schedule, Train, check_data_root, find_loss, resolve
 from .runs.distrib import is_main, total
 from .runs.machine import seed_everything
 from .runs.record import Run
@@ -269,7 +269,7 @@ def supervised_learner(
 
 # %% ../nbs/08_supervised.ipynb #dceb0394
 def supervised_waves(
-    root:Path|str='.', # Any folder; nothing is read
+    root:Path|str=NO_DATA, # Nothing is read
     epochs:int=8, # Length
     bs:int=16, # Items per batch and process
     n:int=512, # Training items
@@ -286,7 +286,7 @@ def supervised_waves(
         schedule=Schedule(name='one_cycle'), train=Train(epochs=epochs, batch_size=bs))
 
 def supervised_shapes(
-    root:Path|str='.', # Any folder; nothing is read
+    root:Path|str=NO_DATA, # Nothing is read
     epochs:int=4, # Length
     bs:int=16, # Items per batch and process
     n:int=512, # Training items

@@ -19,7 +19,7 @@ from .main import Command, print_json, print_table
 from .terrain import COMMANDS as TERRAIN
 from .video import MADE, add_flag, film_options, find_old, train_args, train_command
 from ..core import ConfigError, DataError, atomic_path, progress, sample_rng
-from ..runs.config import Part, RunConfig
+from ..runs.config import NO_DATA, Part, RunConfig
 from ..runs.record import Run
 
 # %% ../../nbs/cli/07_futures.ipynb #1f36601d
@@ -55,7 +55,7 @@ def open_model(
     opt, model = read_legacy(old, args.unsafe).opt, svg_from_legacy(old, args.unsafe); films = said['dataset'] or opt.get('dataset', 'smmnist')
     common = dict(num_digits=opt.get('num_digits', 2), channels=model.cfg.channels) if films=='smmnist' else {}
     common |= film_options(dict(films=said['films'] or ()))
-    return Opened(model.to(device), None, svg_recipe(films, said['data_root'] or ('.' if films in MADE else opt.get('data_root', 'data')), model.cfg, common=common), opt.get('n_eval'))
+    return Opened(model.to(device), None, svg_recipe(films, said['data_root'] or (NO_DATA if films in MADE else opt.get('data_root', 'data')), model.cfg, common=common), opt.get('n_eval'))
 
 def film_batches(
     opened:Opened, # Model and films

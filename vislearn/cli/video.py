@@ -10,7 +10,7 @@ __all__ = ['FLAGS', 'SWITCHES', 'MADE', 'add_flag', 'train_args', 'said_flags', 
 import argparse
 from pathlib import Path
 from ..core import ConfigError, atomic_path, nearest
-from ..runs.config import RECIPES, InitFrom, Optim, Part, RunConfig, dump_yaml, find_recipe, parse_yaml
+from ..runs.config import NO_DATA, RECIPES, InitFrom, Optim, Part, RunConfig, dump_yaml, find_recipe, parse_yaml
 from ..runs.record import Run, all_runs
 
 # %% ../../nbs/cli/06_video.ipynb #b15de41a
@@ -64,9 +64,9 @@ def _start(said):
     "The config that flags change."
     from vislearn.video.recipes import svg_recipe
     name, films = said.get('recipe'), said.get('dataset', 'smmnist')
-    if name is None: return svg_recipe(films, said.get('data_root') or ('.' if films in MADE else 'data'))
+    if name is None: return svg_recipe(films, said.get('data_root') or (NO_DATA if films in MADE else 'data'))
     if name not in _recipes(): raise ConfigError(f'--recipe {name}: no such recipe{nearest(name, _recipes())}, known are {", ".join(_recipes())}')
-    base = find_recipe(name)(said.get('data_root') or ('.' if {'smmnist', 'cloth', 'nano'} & set(name.split('_')) else 'data'))
+    base = find_recipe(name)(said.get('data_root') or (NO_DATA if {'smmnist', 'cloth', 'nano'} & set(name.split('_')) else 'data'))
     if films!=base.data.train.name and 'dataset' in said: raise ConfigError(f'--dataset {films}: recipe {name} is for {base.data.train.name}; leave one of the two out')
     return base
 

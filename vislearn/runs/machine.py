@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np, psutil, torch
 import vislearn
 from ..core import ConfigError, seed_all
-from .config import RunConfig, config_hash
+from .config import NO_DATA, RunConfig, config_hash
 from .git import check_repositories, git_state, package_git
 
 # %% ../../nbs/runs/06_machine.ipynb #3b0ed036
@@ -70,12 +70,12 @@ def _files(
         yield from (p for p in (Path(folder)/n for n in names) if p.is_file())
 
 def data_fingerprint(
-    root:Path|str, # File or folder; `.` stands for data that are made, not read
+    root:Path|str, # File or folder; `<made>` stands for data that are made, not read
     contents:bool=False, # Hash every byte instead of sizes and times?
 )->dict: # `root`, `files`, `bytes`, `fingerprint` (64 hexadecimal digits, None where there is nothing)
     "Describe a data set so that a changed one is noticed."
     root, digest, size = Path(root), hashlib.sha256(), 0
-    files = [] if root==Path('.') else sorted(_files(root)) if root.is_dir() else [root] if root.is_file() else []
+    files = [] if str(root)==NO_DATA else sorted(_files(root)) if root.is_dir() else [root] if root.is_file() else []
     for file in files:
         stat = file.stat(); size += stat.st_size
         name = file.relative_to(root).as_posix() if file!=root else file.name

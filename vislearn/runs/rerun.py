@@ -17,6 +17,7 @@ from ..core import UserError, atomic_path
 from ..nets import state_digest
 from .ckpt import CheckpointError, load_plain
 from .git import add_worktree, apply_patch, git_state, has_commit, left_out, package_git, remove_worktree
+from .config import NO_DATA
 from .machine import data_fingerprint, versions
 from .metrics import read_jsonl
 from .record import Run
@@ -177,7 +178,7 @@ def changed_since(
     new = [f'{k} {manifest["versions"].get(k)} then, {v} now' for k, v in versions().items() if manifest['versions'].get(k)!=v]
     if new: found.append('versions: ' + ', '.join(new))
     root = run.config.data.path()
-    then, now = manifest['data'], data_fingerprint(root if root==Path('.') else _place(run)/root)
+    then, now = manifest['data'], data_fingerprint(root if str(root)==NO_DATA else _place(run)/root)
     if then['fingerprint']!=now['fingerprint']:
         count = f'{then["files"]} files, {then["bytes"]} bytes then, {now["files"]} files, {now["bytes"]} bytes now'
         found.append(f'data: {then["root"]} has changed ' + (f'({count})' if (then['files'], then['bytes'])!=(now['files'], now['bytes']) else '(same files and sizes, other times: copied or touched)'))

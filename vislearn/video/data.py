@@ -15,7 +15,7 @@ from torch import Tensor
 from ..clips import Clips
 from ..core import ConfigError, DataError, nearest, sample_rng
 from ..loaders import BatchDL, Stream
-from ..runs.config import Frozen, RunConfig
+from ..runs.config import NO_DATA, Frozen, RunConfig
 from ..synth.fabric import make_cloth, pushed_disc
 from ..synth.smmnist import MovingDigits
 from .episodes import fabric_clips, npz_clips, umi_clips
@@ -126,7 +126,7 @@ def film_set(
     def keep(fn): OPENERS[name] = fn, own_split; return fn
     return keep
 
-def _place(root): return None if str(root)=='.' else root
+def _place(root): return None if str(root) in ('.', NO_DATA) else root
 
 @film_set('smmnist')
 def _digits(root, split, n_frames, num_digits=2, variant='svg', digits='auto', deterministic=False, seed=1, channels=1):

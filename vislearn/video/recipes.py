@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from pydantic import Field
 from ..core import ConfigError
-from ..runs.config import Checkpoint, Data, Frozen, Optim, Part, Rollout, RunConfig, Schedule, Select, Train
+from ..runs.config import NO_DATA, Checkpoint, Data, Frozen, Optim, Part, Rollout, RunConfig, Schedule, Select, Train
 from .data import Augment, VideoData
 from .losses import SVGLoss
 from .svg import SVGConfig
@@ -58,7 +58,7 @@ def video_data(
 # %% ../../nbs/video/14_recipes.ipynb #11e397b5
 def svg_recipe(
     films:str, # Name of the film set; see `video.data`
-    root:Path|str='.', # Where the films are
+    root:Path|str=NO_DATA, # Where the films are; `<made>` for films that are made
     model:SVGConfig=SVGConfig(), # The network
     training:SVGTraining=SVGTraining(), # The training signal
     data:VideoData=VideoData(), # How batches are drawn
@@ -80,7 +80,7 @@ def svg_recipe(
 
 # %% ../../nbs/video/14_recipes.ipynb #557c87ac
 def svg_lp_smmnist(
-    root:Path|str='.', # Folder with the MNIST files; `.` looks in the usual places
+    root:Path|str=NO_DATA, # Folder with the MNIST files; `<made>` looks in the usual places
     digits:str='auto', # `auto`, `mnist`, `sklearn`: see `synth.digits`
     variant:Literal['svg', 'srvp']='svg', # Rule at the walls; published numbers of SRVP and SLAMP are for `srvp`
     epochs:int=300, # Epochs of 600 batches [SVG]
@@ -95,7 +95,7 @@ def svg_lp_smmnist(
     return svg_recipe('smmnist', root, model, common=dict(num_digits=2, variant=variant, digits=digits), epochs=epochs, bs=bs, seed=seed, amp=amp, n_eval=30, description=f'SVG, {prior} prior, on moving digits')
 
 def svg_fp_smmnist(
-    root:Path|str='.', # Folder with the MNIST files; `.` looks in the usual places
+    root:Path|str=NO_DATA, # Folder with the MNIST files; `<made>` looks in the usual places
     digits:str='auto', # `auto`, `mnist`, `sklearn`
     epochs:int=300, # Epochs of 600 batches [SVG]
     bs:int=100, # Clips per batch [SVG]
@@ -155,7 +155,7 @@ def _fabric(root, name, n_past, n_future, actions, epochs, bs, seed, amp):
     return svg_recipe(name, root, model, data=VideoData(epoch_size=200), epochs=epochs, bs=bs, seed=seed, amp=amp, n_eval=n_past + n_future, description=f'SVG-LP on {name}, actions {actions}')
 
 def svg_lp_cloth(
-    root:Path|str='.', # A stored film set, or `.` to simulate one
+    root:Path|str=NO_DATA, # A stored film set, or `<made>` to simulate one
     actions:Literal['none', 'raw', 'learned']='learned', # How actions are seen
     n:int=1500, # Simulated training films, if there are none
     epochs:int=20, # Epochs of 100 batches
@@ -166,7 +166,7 @@ def svg_lp_cloth(
 )->RunConfig: # Complete config
     "Learn how simulated cloth moves under a gripper."
     model = SVGConfig(image_width=56, channels=4, actions=actions, n_past=1, n_future=5, nf=nf)
-    made = str(root)=='.'
+    made = str(root)==NO_DATA
     return svg_recipe('cloth' if made else 'clips', root, model, data=VideoData(epoch_size=100), common=dict(n=n) if made else {}, epochs=epochs, bs=bs, seed=seed, amp=amp, description=f'SVG-LP on simulated cloth, actions {actions}')
 
 def svg_lp_bridge(
@@ -187,7 +187,7 @@ def svg_lp_bridge(
 
 # %% ../../nbs/video/14_recipes.ipynb #494775e9
 def svg_nano(
-    root:Path|str='.', # Not read with scikit-learn's digits
+    root:Path|str=NO_DATA, # Not read with scikit-learn's digits
     prior:Literal['learned', 'fixed', 'none']='learned', # Learned, fixed, or deterministic baseline
     digits:str='sklearn', # Source of digits
     num_digits:int=1, # Digits in a film
