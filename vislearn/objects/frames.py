@@ -134,11 +134,13 @@ def mark_moving(
     from scipy.spatial import cKDTree
     if not things.n: return things
     H, W = size; clip = things.frame//T if T else np.zeros(things.n, np.int64); apart = 4.*(H + W)
-    centre = (things.xyxy[:, :2] + things.xyxy[:, 2:])/2*[W, H]
+    centre = (things.xyxy[:, :2] + things.xyxy[:, 2:])/2*[W, H]; kind = clip*(int(things.label.max()) + 1) + things.label
+    spot = np.rint(centre*2).astype(np.int64); spot = (kind.astype(np.int64)*4*(W + 1) + spot[:, 0])*4*(H + 1) + spot[:, 1] # the same number: the same place
+    _, back, count = np.unique(spot, return_inverse=True, return_counts=True); _, first = np.unique(things.frame, return_index=True)
+    doubt = np.flatnonzero((count[back]<np.bincount(clip[first])[clip]) & ~things.hud) # the others are in one place all the time
     place = np.concatenate([((things.frame + clip*(lags + 1))*apart)[:, None], (things.label*apart)[:, None], centre], 1)
-    earlier = place[None] - np.arange(1, lags + 1)[:, None, None]*[apart, 0, 0, 0]
-    near, _ = cKDTree(place).query(earlier)
-    moved = ((near>far) & (near<apart/2)).any(0); kind = clip*(int(things.label.max()) + 1) + things.label
+    near, _ = cKDTree(place).query(place[doubt] - np.arange(1, lags + 1)[:, None, None]*[apart, 0, 0, 0])
+    moved = doubt[((near>far) & (near<apart/2)).any(0)]
     return things._replace(moving=np.isin(kind, kind[moved]) & ~things.hud)
 
 def mark_visible(
@@ -151,11 +153,11 @@ def mark_visible(
     if things.n and things.frame[-1]>=R: raise DataError(f'things speak of frame {things.frame[-1]}, but there are only {R} frames')
     low, high = np.floor(things.xyxy[:, :2]*[W, H] + 1e-3).astype(int), np.ceil(things.xyxy[:, 2:]*[W, H] - 1e-3).astype(int)
     for start in range(0, R, 64):
-        rows = slice(*np.searchsorted(things.frame, [start, start + 64])); at = things.frame[rows] - start
-        other = (frames[start:start+64]!=(background if background.ndim==3 else background[start:start+64])).any(-1)
-        total = np.pad(other.cumsum(1, dtype=np.int32).cumsum(2, dtype=np.int32), ((0, 0), (1, 0), (1, 0)))
-        (x0, y0), (x1, y1) = low[rows].T, high[rows].T
-        visible[rows] = total[at, y1, x1] - total[at, y0, x1] - total[at, y1, x0] + total[at, y0, x0]>0
+        span = slice(*np.searchsorted(things.frame, [start, start + 64])); (x0, y0), (x1, y1) = low[span].T, high[span].T; tall = y1 - y0
+        differ = frames[start:start+64]!=(background if background.ndim==3 else background[start:start+64])
+        run = np.zeros((len(differ), H, W + 1), np.uint16); np.cumsum(differ[..., 0] | differ[..., 1] | differ[..., 2], 2, out=run[..., 1:])
+        box = np.repeat(np.arange(len(tall)), tall); row = np.arange(len(box)) - np.repeat(np.cumsum(tall) - tall - y0, tall); at = (things.frame[span] - start)[box]
+        visible[span] = np.bincount(box, run[at, row, x1[box]]!=run[at, row, x0[box]], len(tall))>0
     return things._replace(visible=visible)
 
 # %% ../../nbs/objects/01_frames.ipynb #861242de
