@@ -8,8 +8,9 @@ __all__ = ['PICTURES', 'VIDEOS', 'SOURCES', 'Thing', 'FrameSource', 'SpriteSourc
            'open_source']
 
 # %% ../../nbs/objects/01_frames.ipynb #67b94527
-import difflib, importlib, inspect, warnings
+import difflib, importlib, inspect, warnings, zipfile, zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -282,14 +283,17 @@ def _choose(path, found, stream, what):
 
 def _array_films(path, stream):
     "Films of an npy or npz file."
-    try: data = np.load(path, mmap_mode='r' if path.suffix=='.npy' else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e: raise DataError(f'{path}: cannot be read as numbers ({e})') from None
     fits = lambda a: a.dtype==np.uint8 and (a.ndim==3 or (a.ndim in (4, 5) and a.shape[-1] in (1, 3, 4)))
-    if isinstance(data, np.ndarray): array = data if fits(data) else None
-    else:
-        arrays = {k: data[k] for k in data.files}; found = [k for k, a in arrays.items() if fits(a)]
-        array = arrays['frames' if stream is None and 'frames' in found else _choose(path, found, stream, 'array')]
-    if array is None: raise DataError(f'{path}: expected uint8 frames (T, H, W, 3) or films (E, T, H, W, 3), got {data.dtype} {data.shape}')
+    try:
+        array = np.load(path, mmap_mode='r' if path.suffix=='.npy' else None, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            data, found = array, []
+            for k in data.files:
+                with suppress(ValueError): found += [k] if fits(data[k]) else [] # an array of objects is no array of frames
+            array = data['frames' if stream is None and 'frames' in found else _choose(path, found, stream, 'array')]
+    except DataError: raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e: raise DataError(f'{path}: cannot be read as numbers ({e})') from None
+    if not fits(array): raise DataError(f'{path}: expected uint8 frames (T, H, W, 3) or films (E, T, H, W, 3), got {array.dtype} {array.shape}')
     return [(f'{path.name} {i}', partial(iter, film)) for i, film in enumerate(array if array.ndim==5 else array[None])]
 
 def _bag_films(path, stream, fps):
