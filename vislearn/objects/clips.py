@@ -13,7 +13,7 @@ from importlib import metadata, util
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
-import numpy as np
+import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from ..core import ConfigError, DataError, check_shape, content_hash, nearest, progress
@@ -216,16 +216,17 @@ def play_windows(
             seen.add(film)
 
 # %% ../../nbs/objects/04_clips.ipynb #8af25d8b
-_FILTERS = ('lanczos', 'bilinear', 'box', 'nearest')
+_FILTERS = ('bilinear', 'lanczos', 'box', 'nearest')
 
 def resize_frames(
     frames:np.ndarray, # uint8 RGB `(R, H, W, 3)`
     size:int, # Side of the result [px]
-    how:Literal['lanczos', 'bilinear', 'box', 'nearest']='lanczos', # Filter: lanczos as SPACE-Time, bilinear as SPACE
+    how:Literal['bilinear', 'lanczos', 'box', 'nearest']='bilinear', # Filter: bilinear as SPACE, lanczos as SPACE-Time
 )->np.ndarray: # uint8 RGB `(R, size, size, 3)`
     "Make frames square."
     if how not in _FILTERS: raise DataError(f'resample must be one of {", ".join(_FILTERS)}, got {how!r}{nearest(how, _FILTERS)}')
     if frames.shape[1:3]==(size, size): return frames
+    if how=='bilinear': return torch.nn.functional.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True).permute(0, 2, 3, 1).numpy()
     return np.stack([np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling[how.upper()])) for f in frames])
 
 def resize_maps(
@@ -279,7 +280,7 @@ def _choose(windows, motion, classes):
 
 def _wait_for_root(windows, T, motion, n_root, step):
     "Take windows until there are frames enough for the root image; give all of them back, without what nobody needs any more."
-    back = None if motion.kind=='trail' else -T - max(motion.changed, motion.kind in ('difference', 'flow')); kept, samples, most = [], [], n_root
+    back = None if motion.kind=='trail' else -T - max(motion.changed, motion.kind in ('difference', 'flow')); kept, samples = [], []
     for w in windows:
         kept.append(Window(w.frames[back:], w.things)); samples += w.frames[::step]
         if len(samples)>=min(n_root, max(20, 2**28//w.frames[0].nbytes)): break
@@ -324,7 +325,7 @@ def record_clips(
     agent:Path|str|None=None, # Folder of trained agents, see `agents`
     plot_bb:bool=False, # Paint true boxes into the frames?
     background:np.ndarray|Path|str|None=None, # Root image `(H, W, 3)` or its file; None: made from the first windows
-    resample:Literal['lanczos', 'bilinear', 'box', 'nearest']='lanczos', # Filter that makes frames square
+    resample:Literal['bilinear', 'lanczos', 'box', 'nearest']='bilinear', # Filter that makes frames square
     warmup:int|None=None, # Steps before the first clip; None: 50 in games, else 0
     n_root:int=500, # Frames for the root image
     options:Mapping[str, object]={}, # Of the source, for example `life_loss=False`
