@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 from ..clips import Clips
-from ..core import ConfigError, DataError, UserError, check_shape, nearest
+from ..core import ConfigError, DataError, UserError, nearest
 from .boxes import Things, make_things
 from ..robot.bags import Bag
 from ..robot.reader import SUFFIXES, natural
@@ -299,7 +299,7 @@ def _array_films(path, stream):
 def _bag_films(path, stream, fps):
     "The pictures of one camera of a bag."
     bag = Bag(path); found = sorted({c.topic for c in bag.rec.connections if c.msgtype in IMAGES.types and c.msgcount})
-    images = bag.images(_choose(path, found, stream, 'topic')); due, keep = 0, range(len(images))
+    images = bag.images(_choose(path, found, stream, 'topic')); keep = range(len(images))
     if fps is not None:
         if not fps>0: raise ConfigError(f'fps must be positive, got {fps}')
         instant = ((images.t_ns - images.t_ns[0])*(fps/1e9) + 1e-6).astype(np.int64); keep = np.unique(instant, return_index=True)[1]
