@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .networks import conv_block, draw, kl_normal, up_block
+from .networks import channels_last, conv_block, draw, from_code, kl_normal, up_block
 
 # %% ../../nbs/objects/08_background.ipynb #50924fb9
 def stick_breaking(
@@ -36,7 +36,7 @@ class ImageEncoderBg(nn.Module):
     ):
         super().__init__()
         self.enc = nn.Sequential(*_halves((3, 64, 64, 64, 64), size, 64), nn.ELU(inplace=True))
-    def forward(self, x:Tensor)->Tensor: return self.enc(x)
+    def forward(self, x:Tensor)->Tensor: return self.enc(channels_last(x))
 
 class CompEncoder(nn.Module):
     "Read a mask and a picture into the latent of a component."
@@ -46,7 +46,7 @@ class CompEncoder(nn.Module):
     ):
         super().__init__()
         self.main = nn.Sequential(*_halves((4, 32, 32, 64, 64), size, 2*z_comp))
-    def forward(self, x:Tensor)->Tensor: return self.main(x)
+    def forward(self, x:Tensor)->Tensor: return self.main(channels_last(x))
 
 # %% ../../nbs/objects/08_background.ipynb #eb190869
 def shuffle_factors(
@@ -67,7 +67,7 @@ class MaskDecoder(nn.Module):
         r = shuffle_factors(size, (0, 3, 2, 1))
         self.dec = nn.Sequential(*conv_block(z_mask, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
             *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, 1, 3, 1, 1))
-    def forward(self, z:Tensor)->Tensor: return self.dec(z[..., None, None])
+    def forward(self, z:Tensor)->Tensor: return self.dec(from_code(z))
 
 class CompDecoderStrong(nn.Module):
     "Paint the only component, in detail."
@@ -79,7 +79,7 @@ class CompDecoderStrong(nn.Module):
         r = shuffle_factors(size, (0, 3, 1, 2))
         self.dec = nn.Sequential(*conv_block(z_comp, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
             *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, 3, 3, 1, 1))
-    def forward(self, z:Tensor)->Tensor: return torch.sigmoid(self.dec(z[..., None, None]))
+    def forward(self, z:Tensor)->Tensor: return torch.sigmoid(self.dec(from_code(z)))
 
 class CompDecoder(nn.Module):
     "Paint a component by spatial broadcast."
@@ -96,7 +96,7 @@ class CompDecoder(nn.Module):
     def forward(self, z:Tensor)->Tensor:
         first, n = self.decoder[0], z.shape[1]
         x = F.conv2d(self.coords.to(z.dtype), first.weight[:, n:], first.bias) + F.linear(z, first.weight[:, :n].sum((2, 3)))[..., None, None]
-        return torch.sigmoid(self.decoder[1:](x))
+        return torch.sigmoid(self.decoder[1:](channels_last(x)))
 
 # %% ../../nbs/objects/08_background.ipynb #eb900851
 class BgOut(NamedTuple):
@@ -201,7 +201,7 @@ class CompactBackground(nn.Module):
         self.dec = nn.Sequential(nn.Linear(z_comp, 512), nn.Unflatten(1, (8, 8, 8)), *ups, nn.Conv2d(8, 3, 3, 1, 1))
 
     def forward(self, x:Tensor, sample:bool=True, noise:dict[str, Tensor]|None=None)->BgOut:
-        mean, std = _spread(self.enc(x))
+        mean, std = _spread(self.enc(channels_last(x)))
         eps = draw(noise, 'bg_comp', x, (len(x), 1, self.z_comp), sample)
         bg = torch.sigmoid(self.dec(mean if eps is None else mean + std*eps[:, 0]).to(mean.dtype))
         return BgOut(bg, bg.unsqueeze(1), torch.ones_like(bg[:, None, :1]), kl_normal(mean, std).sum(1))

@@ -64,7 +64,7 @@ def crop(
     w, h, x, y = z_where.unsqueeze(2).unbind(-1)
     tx, ty = o*w + x, o*h + y
     grid = torch.stack([tx.unsqueeze(2).expand(B, N, g, g), ty.unsqueeze(3).expand(B, N, g, g)], -1).view(B, N*g, g, 2)
-    return F.grid_sample(images, grid, align_corners=align_corners).view(B, C, N, g, g).transpose(1, 2)
+    return F.grid_sample(images, grid, align_corners=align_corners).view(B, C, N, g, g).permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
 
 # %% ../../nbs/objects/06_paste.ipynb #4704209f
 def paste(
