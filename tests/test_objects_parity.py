@@ -36,7 +36,7 @@ def made_hints(n, G, seed=2, dtype=torch.float32):
     return (torch.rand(n, 1, 128, 128, generator=gen)<.1).to(dtype), p, where
 
 
-def check(fast, slow, a, b, loss_a, loss_b, tol=1., grad=1e-3):
+def check(fast, slow, a, b, loss_a, loss_b, tol=1., grad=3e-3):
     "Outputs to a tolerance each, sums and the loss relative, gradients relative to the largest of each tensor."
     for name, limit in OUTPUTS.items():
         x, y = getattr(a, name), getattr(b, name); assert x.shape==y.shape and (x - y).abs().max()<=limit*tol, (name, (x - y).abs().max().item())
