@@ -9,6 +9,7 @@ __all__ = ['SPLIT_SEEDS', 'Picked', 'ObjectClips', 'Part', 'write_objects', 'spr
 # %% ../../nbs/objects/04_clips.ipynb #737e2abf
 import hashlib, importlib, json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata, util
 from itertools import chain, islice
 from pathlib import Path
@@ -254,6 +255,17 @@ def _labels(windows, T, classes, frames, root):
     table = mark_moving(things_table([t for w in windows for t in w.things[-look:]], classes, size), size, look)
     return mark_visible(table.select((np.arange(len(windows))[:, None]*look + np.arange(look-T, look)).reshape(-1)), frames, root)
 
+def _ignored(windows, T, classes, game, shape):
+    "Pixels of displays: what labels call hud, and what the rules of a game leave out; bool `(R, H, W)`, or None."
+    H, W = shape; out = np.zeros((len(windows)*T, H, W), bool)
+    if game:
+        y, x = np.indices((H, W)).reshape(2, -1); keep = importlib.import_module('vislearn.objects.atari').relevant_filter(game)
+        out |= ~keep(np.stack([x/W, y/H, (x+1)/W, (y+1)/H], 1)).reshape(H, W)
+    for mask, things in zip(out, (t for w in windows for t in w.things[-T:]) if classes else ()):
+        for t in things:
+            if t.hud: mask[max(int(t.y), 0):int(np.ceil(t.y + t.h)), max(int(t.x), 0):int(np.ceil(t.x + t.w))] = True
+    return out if out.any() else None
+
 def _compared(windows, T, motion, root):
     "What clips are compared with, and what changed lately in them."
     changed = np.concatenate([recent_change(np.stack(w.frames[-T-motion.changed:]), motion.changed)[-T:] for w in windows]) if motion.changed else None
@@ -269,13 +281,13 @@ def label_quality(
     return {} if not scene.n else dict(all=share(slice(None))) | {classes[k]: share(scene.label==k) for k in np.unique(scene.label)}
 
 # %% ../../nbs/objects/04_clips.ipynb #057b97f8
-def _choose(windows, motion, classes):
+def _choose(windows, motion, classes, ignored):
     "Try root and trail on the first 100 frames; give all windows back."
     if motion is not None: return motion, {}, windows
     head = list(islice(windows, 1)); head += islice(windows, 100//len(head[0].frames) if head else 0)
     if not head: return Motion(), {}, iter(head)
     film = np.stack([f for w in head for f in w.frames])
-    kind, report = choose_motion(film, things_table([t for w in head for t in w.things], classes, film.shape[1:3]) if classes else None)
+    kind, report = choose_motion(film, things_table([t for w in head for t in w.things], classes, film.shape[1:3]) if classes else None, ignore=ignored(head, len(head[0].frames), classes, shape=film.shape[1:3]))
     return Motion(kind=kind), report, chain(head, windows)
 
 def _wait_for_root(windows, T, motion, n_root, step):
@@ -287,12 +299,12 @@ def _wait_for_root(windows, T, motion, n_root, step):
     if not kept: return None, iter(kept)
     return root_mode(np.stack(samples), 'median' if motion.kind=='median' else 'mode', motion.per_channel), chain(kept, windows)
 
-def _parts(windows, T, size, resample, motion, root, rare, classes, plot_bb):
+def _parts(windows, T, size, resample, motion, root, rare, classes, plot_bb, ignored):
     "Turn windows into clips, 16 at a time."
     small = resize_frames(root[None], size, resample)[0]
     while batch := list(islice(windows, 16)):
         frames, (back, changed) = np.stack([f for w in batch for f in w.frames[-T:]]), _compared(batch, T, motion, root)
-        got = motion_hints(frames, back, 4, motion, changed, rare); things = _labels(batch, T, classes, frames, root) if classes else Things.empty()
+        got = motion_hints(frames, back, 4, motion, changed, rare, ignored(batch, T, classes, shape=root.shape[:2])); things = _labels(batch, T, classes, frames, root) if classes else Things.empty()
         shown = resize_frames(frames, size, resample); shown = paint_boxes(shown, things) if plot_bb else shown
         yield Part(shown.reshape(-1, T, size, size, 3), resize_maps(got.map, size).reshape(-1, T, size, size), things, got.boxes, small, root)
 
@@ -328,6 +340,7 @@ def record_clips(
     resample:Literal['bilinear', 'lanczos', 'box', 'nearest']='bilinear', # Filter that makes frames square
     warmup:int|None=None, # Steps before the first clip; None: 50 in games, else 0
     n_root:int=500, # Frames for the root image
+    ignore_hud:bool=True, # Leave displays (scores, clocks) out of motion, by labels and by the rules of a game?
     options:Mapping[str, object]={}, # Of the source, for example `life_loss=False`
     root:Path|str|None=None, # Cache folder; see `core.cache_root`
 )->ObjectClips: # The stored set
@@ -341,15 +354,16 @@ def record_clips(
     warmup = warmup if warmup is not None else 50 if ':' in playing.name else 0; first = _identity(playing, seed); H, W = first['shape'][:2]
     if background is not None and background.shape!=(H, W, 3): raise DataError(f'background must be {(H, W, 3)} as the frames of {playing.name} are, got {background.shape}')
     size = size or (H if H==W<=128 else 128); game = playing.name.partition(':')[2]
-    params = dict(n=n, T=T, trail=trail, seed=seed, size=size, motion=motion and motion.model_dump(), random=random, plot_bb=plot_bb, resample=resample, warmup=warmup, n_root=n_root,
+    params = dict(n=n, T=T, trail=trail, seed=seed, size=size, motion=motion and motion.model_dump(), random=random, plot_bb=plot_bb, resample=resample, warmup=warmup, n_root=n_root, ignore_hud=ignore_hud,
         options={k: str(v) for k, v in options.items()}, background=None if background is None else hashlib.sha256(background.tobytes()).hexdigest()[:16], first=first)
     info = params | dict(source=playing.name, game=game or None, classes=list(playing.classes), colour='RGB', frame_size=[H, W], versions=_versions(playing.name))
+    ignored = partial(_ignored, game=game if playing.name.startswith(('atari:', 'ale:')) else '') if ignore_hud else lambda *a, **k: None
     def parts():
         windows = islice(play_windows(playing, trail + T, seed, warmup, 100. if random else 0.), n); windows = iter(progress(windows, 'clips', n))
-        how, report, windows = _choose(windows, motion, playing.classes); info.update(motion=how.kind, options_motion=how.model_dump(), report=report)
+        how, report, windows = _choose(windows, motion, playing.classes, ignored); info.update(motion=how.kind, options_motion=how.model_dump(), report=report)
         base, windows = _wait_for_root(windows, T, how, n_root, 2 if n is None else min(max(n*(trail + T)//n_root, 1), 4)) if background is None else (background, windows)
         seen, count = [], 0
-        for part in () if base is None else _parts(windows, T, size, resample, how, base, color_counts(base, RARE.get(game, {})) if how.rarity else None, playing.classes, plot_bb):
+        for part in () if base is None else _parts(windows, T, size, resample, how, base, color_counts(base, RARE.get(game, {})) if how.rarity else None, playing.classes, plot_bb, ignored):
             seen.append(part.things); count += len(part.frames); yield part
         if n is not None and count<n: raise DataError(f'{playing.name}: only {count} clips of {trail + T} frames (trail + T) in it, n={n}: ask for fewer, shorten the trail, or take n=None for all')
         info.update(n=count, label_quality=label_quality(Things.join(seen, [0]*len(seen)), playing.classes))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 import numpy as np, torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from scipy import ndimage
 from ..core import DataError, check_shape, nearest
 from .boxes import Things, box_to_zwhere, centre_score, make_things
@@ -60,10 +61,9 @@ def root_mode(
     "Find the background of a scene that is filmed by a resting camera."
     if not len(_checked(frames)): raise DataError('frames: no frame to take a background from')
     if how not in ('mode', 'median'): raise DataError(f"how must be 'mode' or 'median', got {how!r}{nearest(how, ['mode', 'median'])}")
-    R, shape = len(frames), frames.shape[1:]
     if how=='median': return np.median(frames, 0).astype(np.uint8)
-    if per_channel: return _columns_mode(frames.reshape(R, -1)).reshape(shape)
-    return _unpacked(_columns_mode(pack_colors(frames).reshape(R, -1))).reshape(shape)
+    if per_channel: return _columns_mode(frames.reshape(len(frames), -1)).reshape(frames.shape[1:])
+    return _unpacked(_columns_mode(pack_colors(frames).reshape(len(frames), -1))).reshape(frames.shape[1:])
 
 # %% ../../nbs/objects/03_motion.ipynb #a1f78d93
 def trail_mode(
@@ -298,13 +298,15 @@ def motion_hints(
     motion:Motion=Motion(), # Choices
     changed:np.ndarray|None=None, # Pixels that changed lately, `(R, H, W)`, for `motion.changed`; None: from the frames
     rare:np.ndarray|None=None, # Number of pixels of each colour, for `motion.rarity`; None: of the background
+    ignore:np.ndarray|None=None, # Pixels that do not count, such as a score, bool `(H, W)` or `(R, H, W)`
 )->MotionHints: # Maps, boxes, z_pres, z_where
     "Find what moves, and turn it into hints."
     _checked(frames); R, H, W, _ = frames.shape
     if background is None: background = backgrounds(frames, motion)
     values = flow_values(frames, np.broadcast_to(background, frames.shape)) if motion.kind=='flow' else frame_delta(frames, background)
     top, bottom = (round(v*H) for v in motion.band); raw = motion_mask(values, motion.thresh, False)
-    raw[:, :top] = False; raw[:, bottom:] = False
+    raw[:, :top] = raw[:, bottom:] = False
+    if ignore is not None: raw &= ~ignore
     if motion.changed and changed is None: changed = recent_change(frames, motion.changed)
     spots = components(close_mask(raw) if motion.close else raw, motion.min_area, changed if motion.changed else None)
     t, xywh = spots.frame, spots.xywh
@@ -322,12 +324,11 @@ def stability(
     px, again = np.array([shape[1], shape[0]]*2), []
     parts = [boxes.of(t).xyxy*px for t in range(n_frames)]
     for a, b in zip(parts, parts[1:]):
-        if not len(a): continue
-        if not len(b): again.append(np.zeros(len(a))); continue
+        if not len(a) or not len(b): again.append(np.zeros(len(a))); continue
         far = np.abs((a[:, None, :2] + a[:, None, 2:] - b[:, :2] - b[:, 2:])/2).max(-1); sides = a[:, 2:] - a[:, :2]
         ratio = np.log(sides.prod(1)[:, None]/(b[:, 2:] - b[:, :2]).prod(1)[None])
         again.append(((far<=sides.max(1)[:, None]/2 + 3) & (np.abs(ratio)<np.log(2))).any(1))
-    return float(np.concatenate(again).mean()) if again else 0.
+    return float(np.concatenate(again).mean()) if sum(map(len, again)) else 0.
 
 def hit_scores(
     found:Things, # What was found
@@ -347,11 +348,12 @@ def choose_motion(
     things:Things|None=None, # True boxes, if there are labels
     motion:Motion=Motion(), # All other choices
     kinds:Sequence[str]=('root', 'trail'), # Kinds to try
+    ignore:np.ndarray|None=None, # Pixels that do not count, bool `(H, W)` or `(R, H, W)`
 )->tuple[str, dict[str, dict[str, float]]]: # The best kind; of each kind: components per frame, coverage, stability and, with labels, precision, recall, fscore
     "Try kinds of motion on a film."
     report, truth = {}, None if things is None else things.where(~things.hud)
     for kind in kinds:
-        got = motion_hints(_checked(frames), None, 16, motion.replace(kind=kind))
+        got = motion_hints(_checked(frames), None, 16, motion.replace(kind=kind), ignore=ignore)
         row = dict(components=got.boxes.n/len(frames), coverage=float(got.map.mean()), stability=stability(got.boxes, len(frames), frames.shape[1:3]))
         report[kind] = row if truth is None or not truth.n else row | hit_scores(got.boxes, truth)
     mark = {k: r.get('fscore', r['stability']*(.5 if r['coverage']>.3 else 1)) for k, r in report.items()}
@@ -364,7 +366,6 @@ def _skeleton(mask):
     return out
 
 def _boxed(ax, boxes, shape, color):
-    from matplotlib.patches import Rectangle
     for x0, y0, x1, y1 in boxes.xyxy*np.array([shape[1], shape[0]]*2): ax.add_patch(Rectangle((x0-.5, y0-.5), x1-x0, y1-y0, fill=False, color=color, lw=1))
 
 STEPS = ('frame', 'background', 'identity', 'closing', 'cells', 'skeleton', 'erosion', 'boxes', 'zwhere')
@@ -388,8 +389,7 @@ def process_figure(
         for step, ax in zip(steps, axes):
             picture = dict(background=np.broadcast_to(background, frames.shape)[r], identity=values[r], closing=masks[r], skeleton=_skeleton(masks[r]) if step=='skeleton' else None,
                 erosion=ndimage.binary_erosion(masks[r], np.ones((3, 3))) if step=='erosion' else None, cells=got.z_pres[r].reshape(G, G)).get(step, frames[r])
-            ax.imshow(picture, cmap='gray', interpolation='nearest'); ax.set_xticks([]); ax.set_yticks([])
-            if r==0: ax.set_title(step, fontsize=7)
+            ax.imshow(picture, cmap='gray', interpolation='nearest'); ax.set(xticks=[], yticks=[]); ax.set_title(step if r==0 else '', fontsize=7)
             if step=='boxes' and things is not None: _boxed(ax, things.of(r), (H, W), PALETTE[1])
             if step=='zwhere': _grid(ax, got, r, G, (H, W))
     return fig
