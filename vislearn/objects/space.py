@@ -207,9 +207,9 @@ class Space(nn.Module):
         x = x.flatten(0, 1) if x.ndim==5 else x
         return x.to(self.tau.dtype)/255 if x.dtype==torch.uint8 else x
 
-    def param_groups(self)->list[list[nn.Parameter]]:
+    def param_groups(self)->dict[str, list[nn.Parameter]]:
         "Give the parameters of foreground and background, which have their own optimisers."
-        return [list(m.parameters()) for m in (self.fg_module, self.bg_module)]
+        return dict(fg=list(self.fg_module.parameters()), bg=list(self.bg_module.parameters()))
 
     def draw_noise(self,
         n:int, # Pictures N
