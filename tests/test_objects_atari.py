@@ -1,5 +1,5 @@
 "Atari games: names, readers of the memory, relevance rules, agents, determinism, speed. No frame leaves the test."
-import sys, time, warnings
+import subprocess, sys, time, warnings
 import numpy as np, pytest, torch
 from torch import nn
 
@@ -76,8 +76,8 @@ def test_missing_ocatari_is_one_line(monkeypatch):
 @needs_labels
 @pytest.mark.parametrize('game', NINE)
 def test_labelled_games(game):
-    source = OcAtariSource(game); H, W = source.size; frames, things, _ = played(source, 60)
-    assert frames.shape == (60, H, W, 3) and frames.dtype == np.uint8 and source.classes[0] == 'no_label' and source.classes[1:] == sorted(source.classes[1:])
+    source = OcAtariSource(game); H, W = source.size; frames, things, _ = played(source, 40)
+    assert frames.shape == (40, H, W, 3) and frames.dtype == np.uint8 and source.classes[0] == 'no_label' and source.classes[1:] == sorted(source.classes[1:])
     flat = [t for ts in things for t in ts]
     assert {t.category for t in flat} <= set(source.classes) and any(not t.hud for t in flat) and any(t.hud for t in flat)
     for t in flat: assert 0 <= t.x < t.x+t.w <= W and 0 <= t.y < t.y+t.h <= H and type(t.x) is float
@@ -134,7 +134,7 @@ def test_two_readers_do_not_mix(game):
 
 @needs_labels
 def test_unreadable_game_and_memory():
-    for game in ('Assault', 'VideoChess'):
+    for game in ('Assault', 'Enduro', 'VideoChess'):
         with pytest.raises(ConfigError, match=f'cannot read the memory of {game}: use ale:{game}'): OcAtariSource(game)
     reader = RamReader('Pong'); reader._objects = []
     with pytest.raises(DataError, match='ocatari cannot read this memory of Pong'): reader.read(np.zeros(128, np.uint8), (210, 160))
@@ -151,11 +151,18 @@ def test_leave_out():
 @needs_labels
 def test_all_games_with_labels():
     "Every game of the list can be read for 300 steps, and names only its classes; prints a table."
-    games = atari_games(labels=True); assert len(games) >= 55
+    games = atari_games(labels=True); assert len(games) == 56
     for game in games:
         source = OcAtariSource(game); frames, things, _ = played(source, 300); table_ = things_table(things, source.classes, source.size)
         print(f'{game:18} {source.size[0]} rows, {len(source.classes)-1:2} classes, {table_.n/300:6.1f} things per frame, labels that show {label_quality(frames, table_, mode(frames)):.2f}')
         assert table_.n > 0
+
+
+@needs_labels
+def test_runs_without_gymnasium_and_the_viewer():
+    "The emulator and the readers need ale-py, numpy and scipy alone."
+    code = "import sys\nfor m in ('gymnasium', 'cv2', 'pygame', 'skimage', 'termcolor'): sys.modules[m] = None\nfrom vislearn.objects.atari import OcAtariSource\ns = OcAtariSource('SpaceInvaders'); s.reset(0); print(len(s.step()[1]) > 30)"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True); assert out.stdout.split()[-1:] == ['True'], out.stderr[-500:]
 
 
 # --- playing
@@ -319,8 +326,8 @@ def test_label_quality_against_a_loop():
 
 
 @needs_labels
-@pytest.mark.parametrize('game, least, most', [('Pong', .99, 1), ('Boxing', .99, 1), ('Carnival', .9, 1), ('Freeway', .85, 1), ('SpaceInvaders', .85, 1), ('MsPacman', 0, .2)])
+@pytest.mark.parametrize('game, least, most', [('Pong', .99, 1), ('Freeway', .85, .95), ('MsPacman', .02, .2)])
 def test_label_quality(game, least, most):
-    "Share of labels that show over 400 frames, as measured before: Pong and Boxing all, Freeway .90, MsPacman .07."
-    source = OcAtariSource(game); frames, things, _ = played(source, 400); quality = label_quality(frames, things_table(things, source.classes, source.size), mode(frames[::3]))
+    "Share of labels that show over 240 frames; over 400 it was before: Pong and Boxing all, Freeway .90, MsPacman .07."
+    source = OcAtariSource(game); frames, things, _ = played(source, 240); quality = label_quality(frames, things_table(things, source.classes, source.size), mode(frames[::3]))
     print(game, round(quality, 3)); assert least <= quality <= most

@@ -36,7 +36,7 @@ def find_ocatari()->Path|None: # Folder of the installed package; None if there 
     return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
 
 # %% ../../nbs/objects/02_atari.ipynb #6e4ab46b
-_UNREADABLE = {'Assault', 'MiniatureGolf', 'RoadRunner', 'Robotank'} # ocatari 2.2.1: errors, or no objects at all
+_UNREADABLE = {'Assault', 'Enduro', 'KeystoneKapers', 'MiniatureGolf', 'RoadRunner', 'Robotank'} # by ocatari 2.2.1
 
 @functools.cache
 def _roms(): return {''.join(w.upper() if w[0].isdigit() else w.capitalize() for w in rom.split('_')): rom for rom in sorted(importlib.import_module('ale_py.roms').get_all_rom_ids())}
@@ -124,10 +124,10 @@ def read(self:RamReader,
 )->list[Thing]: # Visible things inside the frame
     "Read the objects out of the memory."
     for o in self._objects:
-        if o and not isinstance(o, type): o._save_prev()
+        if o: o._save_prev()
     try: self._module._detect_objects_ram(self._objects, ram.astype(np.int64) if self.game=='Breakout' else ram.tolist(), True)
     except Exception as e: raise DataError(f'ocatari cannot read this memory of {self.game} ({type(e).__name__}: {e}): use ale:{self.game} (AleSource), without labels') from e
-    return [t for o in self._objects if o and not isinstance(o, type) and (t := _inside(o.category, *o.xywh, o.hud, *size)) is not None]
+    return [t for o in self._objects if o and (t := _inside(o.category, *o.xywh, o.hud, *size)) is not None]
 
 def _inside(category, x, y, w, h, hud, H, W):
     left, right, top, low = max(min(x, x + w), 0), min(max(x, x + w), W), max(min(y, y + h), 0), min(max(y, y + h), H)
