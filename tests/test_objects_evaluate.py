@@ -6,7 +6,7 @@ from vislearn.core import DataError, UserError
 from vislearn.objects import evaluate as oe
 from vislearn.objects.boxes import Things, box_to_zwhere
 from vislearn.objects.clips import ObjectClips
-from vislearn.objects.metrics import Found, detection_metrics, found_from
+from vislearn.objects.metrics import Found, detection_metrics
 from vislearn.objects.probes import FewShotProbe, cluster_probe, encodings, few_shot, label_found
 from vislearn.objects.track import bayes_accuracy
 from vislearn.synth.sprites import SpriteWorld
@@ -109,3 +109,13 @@ def test_a_full_evaluation_takes_seconds():
     things = Things(frame, label, np.hstack([c - .05, c + .05]), ~flag, flag, flag); found = Found(frame, things.xyxy + rng.normal(0, .005, (n*k, 4)).astype(np.float32), rng.random(n*k).astype(np.float32), frame*0, (rng.normal(size=(7, 32))[label] + rng.normal(size=(n*k, 32))).astype(np.float32))
     clips = ObjectClips(np.zeros((1024, 4, 8, 8, 3), np.uint8), np.zeros((1024, 4, 8), np.uint8), things, Things.empty(), np.zeros((8, 8, 3), np.uint8), dict(classes=['no_label', *'abcdef'])); start = time.process_time(); r = oe.score_found(found, clips); took = time.process_time() - start
     assert r.scores['relevant']['fscore']>.9 and r.scores['relevant']['few_shot_accuracy_with_64']>.9 and took<30, f'{took:.1f} s'
+
+def test_a_real_network_is_scored_drawn_and_read_out():
+    "An untrained SPACE goes through evaluation, figure and health without a conversion in between."
+    from vislearn.objects.figures import decomposition, health
+    from vislearn.objects.space import Space, SpaceConfig
+    torch.manual_seed(0); model, clips = Space(SpaceConfig.nano()).eval(), make_clips(6); frames = torch.from_numpy(clips.frames.reshape(24, 32, 32, 3)).permute(0, 3, 1, 2)
+    a, b = oe.evaluate_space(model.encode, clips, thresh=.3), oe.evaluate_space(model, clips, thresh=.3)
+    assert a.n_frames==24 and math.isnan(a.mse) and len(a.found.frame)==len(b.found.frame) and np.allclose(a.found.xyxy, b.found.xyxy, atol=1e-5)
+    with torch.no_grad(): out = model(frames)
+    assert b.mse==pytest.approx(out.mse.mean().item(), rel=1e-4); decomposition(frames, out, 2); read, said = health(out, clips.hints(model.cfg.G)[0].reshape(24, -1), (-2., .1)); assert all(np.isfinite(v) for k, v in read.items() if k not in ('hits', 'width', 'height')) and isinstance(said, list)

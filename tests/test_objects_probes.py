@@ -106,3 +106,8 @@ def test_wrong_input():
     with pytest.raises(DataError, match='one label each'): op.few_shot(code, label[1:])
     with pytest.raises(DataError, match='did the training diverge'): op.cluster_probe(np.where(code>1, np.inf, code), label)
     with pytest.raises(DataError, match='got \\(600, 7\\)'): op.FewShotProbe().fit(code, label).predict(code[:, 1:])
+
+def test_confusion_counts_pairs():
+    from sklearn.metrics import confusion_matrix
+    a, b = np.random.default_rng(0).integers(0, 5, (2, 300)); got = op.confusion(a, b, ['no', 'x'])
+    assert (got.to_numpy()==confusion_matrix(a, b)).all() and list(got.index)==['no', 'x', '2', '3', '4'] and got.index.name=='is'

@@ -3,7 +3,7 @@ import itertools, math
 import numpy as np, pytest
 from vislearn.core import ConfigError, DataError
 from vislearn.objects import track as ot
-from vislearn.objects.boxes import Things, make_things
+from vislearn.objects.boxes import Things
 from vislearn.objects.metrics import Found
 from vislearn.synth.sprites import SpriteWorld
 

@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from ..core import DataError, UserError, atomic_path, nearest, progress
 from .atari import relevant_filter
 from .clips import ObjectClips
-from .metrics import IOUS, SUBSETS, Codes, Curve, Found, detection_metrics, found_from, precision_recall_curve, recall_by_class, subset_found, subset_things
+from .metrics import IOUS, SUBSETS, CodesLike, Curve, Found, detection_metrics, found_from, precision_recall_curve, recall_by_class, subset_found, subset_things
 from .probes import SHOTS, FewShotProbe, cluster_probe, encodings, few_shot, fit_probes, label_found
 from .track import bayes_accuracy
 from ..viz import PALETTE
 
 # %% ../../nbs/objects/16_evaluate.ipynb #cafa5f9e
-Encode = Callable[[torch.Tensor], Codes] # frames (n, 3, H, W) uint8 -> codes of n pictures
+Encode = Callable[[torch.Tensor], CodesLike] # frames (n, 3, H, W) uint8 -> codes of n pictures
 
 def _pieces(clips, most, batch):
     "Yield frames `(n, 3, H, W)` uint8, a few clips at a time."

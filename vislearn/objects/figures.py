@@ -48,7 +48,7 @@ def draw_boxes(
 
 # %% ../../nbs/objects/15_figures.ipynb #4d2f4b82
 class Decomposed(Protocol):
-    "What a scene model returns for N pictures: the fields that are drawn and read out; tensors or arrays."
+    "What a scene model returns for N pictures, as tensors or arrays: the fields used here."
     z_where:torch.Tensor # `(N, GG, 4)`, w and h in (0, 1), centre in [-1, 1]
     z_pres_prob:torch.Tensor # `(N, GG, 1)`
     fg:torch.Tensor # Foreground, `(N, 3, H, W)` in [0, 1]
@@ -144,7 +144,7 @@ def show_few_shot(
     chance:float|None=None, # Accuracy of guessing, dotted
     ax:Axes|None=None, # Where to draw; default: a new figure
 )->Axes: # The axes
-    "Draw few-shot accuracy against the number of examples: mean over trainings, band of one standard deviation."
+    "Draw few-shot accuracy against the number of examples, with a band over trainings."
     ax = ax or Figure(figsize=(3.4, 2.8), layout='constrained').subplots()
     for i, (name, runs) in enumerate(scores.items()):
         n = sorted({k for r in runs for k in r}); values = np.array([[r.get(k, np.nan) for k in n] for r in runs], float); mean, color = values.mean(0), PALETTE[i % len(PALETTE)]

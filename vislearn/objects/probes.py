@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOTS', 'label_found', 'Encodings', 'encodings', 'FewShotProbe', 'first_of_each', 'fit_probes', 'few_shot',
-           'clusters', 'cluster_names', 'cluster_probe']
+           'confusion', 'clusters', 'cluster_names', 'cluster_probe']
 
 # %% ../../nbs/objects/13_probes.ipynb #cc711e13
 import json
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from ..core import DataError, UserError, atomic_path
 from .boxes import Things
@@ -169,6 +169,17 @@ def few_shot(
     "Measure how well few examples suffice to name objects."
     _, _, codes_test, labels_test = _pool_and_test(codes, labels); probes = fit_probes(codes, labels, n)
     return {k: float((probes[k].predict(codes_test)==labels_test).mean()) if probes and len(labels_test) else float('nan') for k in n}
+
+# %% ../../nbs/objects/13_probes.ipynb #0441c52c
+def confusion(
+    labels:np.ndarray, # True labels, `(M,)`
+    predicted:np.ndarray, # Answers of a classifier, `(M,)`
+    names:Sequence[str]=(), # Name of every label
+)->pd.DataFrame: # Counts; row: truth, column: answer; only labels that occur
+    "Count what is taken for what."
+    seen = np.union1d(labels, predicted).astype(int); title = [names[c] if c<len(names) else str(c) for c in seen]
+    counts = np.zeros((len(seen), len(seen)), int); np.add.at(counts, (np.searchsorted(seen, labels), np.searchsorted(seen, predicted)), 1)
+    return pd.DataFrame(counts, pd.Index(title, name='is'), pd.Index(title, name='taken for'))
 
 # %% ../../nbs/objects/13_probes.ipynb #f94aad71
 def _kmeans(codes, k, seed):
