@@ -51,9 +51,8 @@ def read_space(
     path = _newest(Path(path)); tree = _load(path)
     state = tree.get('model', tree) if isinstance(tree, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()): raise DataError(f"{path}: expected weights under 'model', found {', '.join(map(str, list(tree)[:5])) if isinstance(tree, dict) else type(tree).__name__}")
-    state = {k.removeprefix('module.'): v for k, v in state.items()} # of DataParallel
-    prefix = 'space.' if any(k.startswith('space.fg_module.') for k in state) else ''
-    state = {k.removeprefix(prefix).removeprefix('module.'): v for k, v in state.items()}
+    prefix = 'space.' if any(re.match(r'(module\.)?space\.', k) for k in state) else ''
+    state = {re.sub(r'^((module|space)\.)+(?=[fb]g_module\.)', '', k): v for k, v in state.items()} # `module.` comes from DataParallel
     if not any(k.startswith('fg_module.') for k in state): raise DataError(f"{path}: not a checkpoint of SPACE: expected weights of fg_module and bg_module, found {', '.join(list(state)[:3])}")
     return OldSpace(state, prefix, int(tree.get('epoch') or 0), int(tree.get('global_step') or 0), {g: o for g in ('fg', 'bg') if isinstance(o := tree.get(f'optimizer_{g}'), dict)})
 
