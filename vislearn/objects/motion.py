@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOTIONS', 'RARE', 'STEPS', 'pack_colors', 'root_mode', 'trail_mode', 'frame_delta', 'motion_values', 'pyramid_flow',
-           'flow_values', 'close_mask', 'motion_mask', 'Spots', 'components', 'box_cells', 'hints_from_boxes', 'Motion',
+           'flow_values', 'close_mask', 'motion_mask', 'components', 'box_cells', 'hints_from_boxes', 'Motion',
            'MotionHints', 'recent_change', 'backgrounds', 'color_counts', 'shrink_to_rare', 'motion_hints', 'stability',
            'hit_scores', 'choose_motion', 'process_figure']
 
@@ -37,20 +37,33 @@ def _checked(frames, name='frames'):
     if frames.dtype!=np.uint8: raise DataError(f'{name}: expected uint8 RGB, got {frames.dtype}: multiply by 255 if they are in [0, 1]')
     return frames
 
-def _vote(x):
+def _vote(rows):
     "A candidate for the majority of every column: Boyer and Moore's vote."
-    best, count = x[0].copy(), np.ones(x.shape[1], np.int16)
-    for row in x[1:]:
+    best = np.array(next(rows)); count = np.ones(best.shape, np.int16)
+    for row in rows:
         count += np.where(row==best, np.int16(1), np.int16(-1))
         lost = count<0; best[lost] = row[lost]; count[lost] = 1
     return best
 
-def _columns_mode(x):
-    "The most frequent value of every column of `(R, P)`; ties go to the smallest."
-    best = _vote(x[::max(1, len(x)//15)]); count = np.zeros(x.shape[1], np.int32)
-    for row in x: count += row==best
-    rest = np.flatnonzero(2*count<=len(x))
-    if len(rest): best[rest] = torch.from_numpy(np.ascontiguousarray(x[:, rest].T)).mode(1).values.numpy()
+def _count(row, n, best):
+    "How many of n rows agree with `best`, column by column."
+    count = np.zeros(best.shape, np.int32)
+    for start in range(0, n, 255):     # bytes add up many times faster
+        count += sum(((row(t)==best).view(np.uint8) for t in range(start, min(start+255, n))), np.zeros(best.shape, np.uint8))
+    return count
+
+def _columns_mode(row, n):
+    "The most frequent value of every column of n rows, which `row(t)` gives one by one; ties go to the smallest."
+    best = _vote(row(t) for t in range(0, n, max(1, n//15))); rest = np.flatnonzero(2*_count(row, n, best)<=n)
+    if len(rest): best[rest] = torch.from_numpy(np.stack([row(t)[rest] for t in range(n)], 1)).mode(1).values.numpy()
+    return best
+
+def _colors_mode(row, n):
+    "The same for colours, `row(t)` being `(P, 3)`."
+    best = _unpacked(_vote(pack_colors(row(t)) for t in range(0, n, max(1, n//15))))
+    agree = _count(lambda t: row(t).reshape(-1), n, best.reshape(-1)).reshape(-1, 3).sum(1) - 2*n     # at least so often do all three channels agree at once
+    rest = np.flatnonzero(2*agree<=n)
+    if len(rest): best[rest] = _unpacked(_columns_mode(lambda t: pack_colors(row(t)[rest]), n))
     return best
 
 def root_mode(
@@ -62,8 +75,8 @@ def root_mode(
     if not len(_checked(frames)): raise DataError('frames: no frame to take a background from')
     if how not in ('mode', 'median'): raise DataError(f"how must be 'mode' or 'median', got {how!r}{nearest(how, ['mode', 'median'])}")
     if how=='median': return np.median(frames, 0).astype(np.uint8)
-    if per_channel: return _columns_mode(frames.reshape(len(frames), -1)).reshape(frames.shape[1:])
-    return _unpacked(_columns_mode(pack_colors(frames).reshape(len(frames), -1))).reshape(frames.shape[1:])
+    if per_channel: return _columns_mode(lambda t: frames[t].reshape(-1), len(frames)).reshape(frames.shape[1:])
+    return _colors_mode(lambda t: frames[t].reshape(-1, 3), len(frames)).reshape(frames.shape[1:])
 
 # %% ../../nbs/objects/03_motion.ipynb #a1f78d93
 def trail_mode(
@@ -73,9 +86,7 @@ def trail_mode(
     "Find the background of each clip from the frames before it."
     R = check_shape(frames, 'B R H W 3', 'frames')['R']
     if R<=skip: raise DataError(f'frames: {R} frames per clip leave no trail when the last {skip} do not count: record a longer trail')
-    code = pack_colors(frames[:, :R-skip]); B = len(code)
-    modes = _columns_mode(np.ascontiguousarray(code.swapaxes(0, 1)).reshape(R-skip, -1))
-    return _unpacked(modes).reshape(B, *frames.shape[2:])
+    return _colors_mode(lambda t: frames[:, t].reshape(-1, 3), R-skip).reshape(len(frames), *frames.shape[2:])
 
 # %% ../../nbs/objects/03_motion.ipynb #8098948f
 def frame_delta(
@@ -85,7 +96,7 @@ def frame_delta(
     "Compare frames with a background."
     _checked(frames)
     if background.shape not in (frames.shape, frames.shape[1:]): raise DataError(f'background must be {frames.shape[1:]} or {frames.shape}, as the frames are, got {background.shape}')
-    far = np.maximum(frames, background); far -= np.minimum(frames, background)
+    far = np.maximum(frames, background) - np.minimum(frames, background)
     return np.maximum(np.maximum(far[..., 0], far[..., 1]), far[..., 2])
 
 def motion_values(
@@ -123,7 +134,7 @@ def pyramid_flow(
 
 # %% ../../nbs/objects/03_motion.ipynb #0c3c88c9
 def _farneback(cv2, *pair):
-    grey = [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in x] for x in pair]
+    grey = ([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in x] for x in pair)
     return np.stack([cv2.calcOpticalFlowFarneback(a, b, None, .6, 5, 15, 30, 5, 1.5, 0) for a, b in zip(*grey)]).transpose(0, 3, 1, 2)
 
 def flow_values(
@@ -142,8 +153,8 @@ def flow_values(
 
 # %% ../../nbs/objects/03_motion.ipynb #74340d17
 def _grown(mask):
-    wide = mask.copy(); wide[:, 1:] |= mask[:, :-1]; wide[:, :-1] |= mask[:, 1:]
-    out = wide.copy(); out[:, :, 1:] |= wide[:, :, :-1]; out[:, :, :-1] |= wide[:, :, 1:]
+    wide = mask.copy(); wide[:, 1:] |= mask[:, :-1]; wide[:, :-1] |= mask[:, 1:]; out = wide.copy()
+    out[:, :, 1:] |= wide[:, :, :-1]; out[:, :, :-1] |= wide[:, :, 1:]
     return out
 
 def close_mask(
@@ -167,24 +178,18 @@ def motion_mask(
 # %% ../../nbs/objects/03_motion.ipynb #60857b4c
 _TOUCH = np.zeros((3, 3, 3), bool); _TOUCH[1] = True
 
-class Spots(NamedTuple):
-    "Connected components of masks, sorted by frame."
-    frame:np.ndarray # Row of the frame, `(M,)`
-    xywh:np.ndarray # Left, top, width, height, int `(M, 4)` [px]
-    mask:np.ndarray # What belongs to them, bool `(R, H, W)`
-
 def components(
     mask:np.ndarray, # Does it move? bool `(R, H, W)`
     min_area:int=2, # Smaller components are noise [pixels]
     touch:np.ndarray|None=None, # Keep only components with a pixel in this mask, bool `(R, H, W)`
-)->Spots: # Box of every component
+)->tuple[np.ndarray, np.ndarray, np.ndarray]: # Row of the frame `(M,)`; left, top, width, height, int `(M, 4)` [px]; what belongs to them, bool `(R, H, W)`
     "Find connected components in all masks."
     check_shape(mask, 'R H W', 'mask')
     labels, n = ndimage.label(mask, _TOUCH); keep = np.bincount(labels[mask], minlength=n+1)>=min_area; keep[0] = False
     if touch is not None: seen = np.zeros(n+1, bool); seen[labels[mask & touch]] = True; keep &= seen
     cuts = np.array([[s.start for s in o] + [s.stop for s in o] for o in ndimage.find_objects(labels)], np.int64).reshape(-1, 6)[keep[1:]]
     t, top, left, _, bottom, right = cuts.T
-    return Spots(t, np.stack([left, top, right - left, bottom - top], 1), mask if keep[1:].all() else keep[labels])
+    return t, np.stack([left, top, right - left, bottom - top], 1), mask if keep[1:].all() else keep[labels]
 
 # %% ../../nbs/objects/03_motion.ipynb #ef277469
 def box_cells(
@@ -278,8 +283,7 @@ def shrink_to_rare(
     rare:np.ndarray, # From `color_counts`
 )->tuple[np.ndarray, np.ndarray]: # Which boxes stay, bool `(M,)`; all boxes, shrunk, `(M, 4)` [px]
     "Shrink boxes to their rare colours."
-    code = pack_colors(frames); at = np.searchsorted(rare[:, 0], code).clip(0, len(rare)-1)
-    worth = np.where(rare[at, 0]==code, 1/rare[at, 1], 1.) - 1e-4
+    at = np.searchsorted(rare[:, 0], code := pack_colors(frames)).clip(0, len(rare)-1); worth = np.where(rare[at, 0]==code, 1/rare[at, 1], 1.) - 1e-4
     total = np.pad(worth.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     def score(b): x, y, w, h = b.T; return total[frame, y+h, x+w] - total[frame, y, x+w] - total[frame, y+h, x] + total[frame, y, x]
     box, value = xywh.copy(), score(xywh)
@@ -308,11 +312,10 @@ def motion_hints(
     raw[:, :top] = raw[:, bottom:] = False
     if ignore is not None: raw &= ~ignore
     if motion.changed and changed is None: changed = recent_change(frames, motion.changed)
-    spots = components(close_mask(raw) if motion.close else raw, motion.min_area, changed if motion.changed else None)
-    t, xywh = spots.frame, spots.xywh
+    t, xywh, kept = components(close_mask(raw) if motion.close else raw, motion.min_area, changed if motion.changed else None)
     if motion.rarity: keep, xywh = shrink_to_rare(frames, t, xywh, color_counts(background if background.ndim==3 else background[0]) if rare is None else rare); t, xywh = t[keep], xywh[keep]
     boxes = make_things(t, 0, np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)/[W, H, W, H])
-    return MotionHints(raw & spots.mask, boxes, *hints_from_boxes(boxes, R, G))
+    return MotionHints(raw & kept, boxes, *hints_from_boxes(boxes, R, G))
 
 # %% ../../nbs/objects/03_motion.ipynb #b631f6c1
 def stability(
@@ -339,8 +342,7 @@ def hit_scores(
     for t in np.unique(found.frame):
         score = centre_score(found.of(t).xyxy, truth.of(t).xyxy)
         if score.size: hits += len(set(score.argmax(1)[score.max(1)>.5].tolist()))
-    precision, recall = hits/max(found.n, 1), hits/max(truth.n, 1)
-    return dict(precision=precision, recall=recall, fscore=2*precision*recall/(precision + recall + 1e-8))
+    return dict(precision=hits/max(found.n, 1), recall=hits/max(truth.n, 1), fscore=2*hits/max(found.n + truth.n, 1))
 
 # %% ../../nbs/objects/03_motion.ipynb #b99069c5
 def choose_motion(
@@ -354,8 +356,8 @@ def choose_motion(
     report, truth = {}, None if things is None else things.where(~things.hud)
     for kind in kinds:
         got = motion_hints(_checked(frames), None, 16, motion.replace(kind=kind), ignore=ignore)
-        row = dict(components=got.boxes.n/len(frames), coverage=float(got.map.mean()), stability=stability(got.boxes, len(frames), frames.shape[1:3]))
-        report[kind] = row if truth is None or not truth.n else row | hit_scores(got.boxes, truth)
+        report[kind] = dict(components=got.boxes.n/len(frames), coverage=float(got.map.mean()), stability=stability(got.boxes, len(frames), frames.shape[1:3]))
+        if truth is not None and truth.n: report[kind] |= hit_scores(got.boxes, truth)
     mark = {k: r.get('fscore', r['stability']*(.5 if r['coverage']>.3 else 1)) for k, r in report.items()}
     return max(mark, key=mark.get), {k: {n: round(v, 4) for n, v in r.items()} for k, r in report.items()}
 
@@ -370,7 +372,6 @@ def _boxed(ax, boxes, shape, color):
 
 STEPS = ('frame', 'background', 'identity', 'closing', 'cells', 'skeleton', 'erosion', 'boxes', 'zwhere')
 
-# %% ../../nbs/objects/03_motion.ipynb #32a46276
 def process_figure(
     frames:np.ndarray, # Some frames, one row each, uint8 RGB `(R, H, W, 3)`
     background:np.ndarray, # uint8 RGB `(H, W, 3)`, or one per frame
@@ -391,10 +392,8 @@ def process_figure(
                 erosion=ndimage.binary_erosion(masks[r], np.ones((3, 3))) if step=='erosion' else None, cells=got.z_pres[r].reshape(G, G)).get(step, frames[r])
             ax.imshow(picture, cmap='gray', interpolation='nearest'); ax.set(xticks=[], yticks=[]); ax.set_title(step if r==0 else '', fontsize=7)
             if step=='boxes' and things is not None: _boxed(ax, things.of(r), (H, W), PALETTE[1])
-            if step=='zwhere': _grid(ax, got, r, G, (H, W))
+            if step!='zwhere': continue
+            cells = np.flatnonzero(got.z_pres[r]); _boxed(ax, got.boxes.of(r), (H, W), PALETTE[4])
+            for k in range(1, G): ax.axhline(k*H/G-.5, color='w', lw=.3, alpha=.6); ax.axvline(k*W/G-.5, color='w', lw=.3, alpha=.6)
+            ax.scatter((cells%G + .5)*W/G - .5, (cells//G + .5)*H/G - .5, s=6, color=PALETTE[1])
     return fig
-
-def _grid(ax, got, r, G, shape):
-    H, W = shape; _boxed(ax, got.boxes.of(r), shape, PALETTE[4])
-    for k in range(1, G): ax.axhline(k*H/G-.5, color='w', lw=.3, alpha=.6); ax.axvline(k*W/G-.5, color='w', lw=.3, alpha=.6)
-    cells = np.flatnonzero(got.z_pres[r]); ax.scatter((cells%G + .5)*W/G - .5, (cells//G + .5)*H/G - .5, s=6, color=PALETTE[1])
