@@ -89,11 +89,15 @@ def test_composition_in_float32_is_near():
     for a, b in zip(got, want): assert (a - b).abs().max() < 1e-4
     for a, b in zip(gradients(got, y), gradients(want, x)): assert (a - b).abs().max() < 1e-3*b.abs().max() + 1e-3
 
+def whole_pictures(z, N, g, size, align):
+    "What a GPU does: no look at sizes, all boxes of a picture summed at once."
+    return [P.Portion(rows, torch.zeros(len(rows), 2, dtype=torch.long), size, N) for rows in torch.arange(len(z)).split(N)]
+
 @CORNERS
 def test_windows_do_not_change_the_result(align, monkeypatch):
     x = scene(N=12, small=.02, large=.4); got = compose(*x, 48, True, align); grads = gradients(got, x)
-    assert len({side for *_, side in P._windows(x[3].flatten(0, 1), 8, 48, align)}) > 2
-    monkeypatch.setattr(P, '_windows', lambda z, g, size, align: [(torch.arange(len(z)), torch.zeros(len(z), 2, dtype=torch.long), size)])
+    assert len({side for _, _, side, _ in P._portions(x[3].flatten(0, 1), 12, 8, 48, align)}) > 2
+    monkeypatch.setattr(P, '_portions', whole_pictures)
     full = compose(*x, 48, True, align)
     close(got, full, 1e-12); close(grads, gradients(full, x), 1e-9)
 
@@ -102,11 +106,11 @@ def test_windows_do_not_change_the_result(align, monkeypatch):
 def test_windows_hold_every_pixel_of_a_box(g, align):
     z = boxes(1, 200, small=.005, large=1.2)[0]; z[0, :2] = 0
     Ay, Ax = hat_paste(z, g, 64, align)
-    for rows, start, side in P._windows(z, g, 64, align):
-        assert side <= 64 and (start >= 0).all() and (start + side <= 64).all()
+    for rows, start, side, share in P._portions(z, 200, g, 64, align):
+        assert side <= 64 and share == 1 and (start >= 0).all() and (start + side <= 64).all()
         for r, (y, x) in zip(rows.tolist(), start.tolist()):
             for A, first in ((Ay, y), (Ax, x)): assert set(A[r].sum(-1).nonzero()[:, 0].tolist()) <= set(range(first, first + side))
-    assert sorted(torch.cat([rows for rows, *_ in P._windows(z, g, 64, align)]).tolist()) == list(range(200))
+    assert sorted(torch.cat([rows for rows, *_ in P._portions(z, 200, g, 64, align)]).tolist()) == list(range(200))
 
 @CORNERS
 def test_composition_gradcheck(align):

@@ -176,7 +176,7 @@ class Asked(TorchDispatchMode):
 @pytest.mark.parametrize('cfg', [VARIANTS['boundary'], VARIANTS['guided'], VARIANTS['nano']], ids=['boundary', 'guided', 'nano'])
 def test_nothing_is_asked_of_the_device(cfg, monkeypatch):
     "On a GPU windows are whole pictures; everything else is the same code."
-    monkeypatch.setattr(P, '_windows', lambda z, g, size, align: [(torch.arange(len(z)), torch.zeros(len(z), 2, dtype=torch.long), size)])
+    monkeypatch.setattr(P, '_portions', lambda z, N, g, size, align: [P.Portion(torch.arange(len(z)), torch.zeros(len(z), 2, dtype=torch.long), size, N)])
     torch.manual_seed(0); model = Space(cfg); x, h = torch.rand(2, 3, 32, 32), hints(cfg, 2)
     with Asked() as asked: model(x, h).elbo_loss.mean().backward(); model.set_step(3); model.encode(x)
     assert asked.found == []
@@ -201,7 +201,7 @@ def train(cfg, x, steps, lr=(1e-3, 3e-3)):
     return model, losses
 
 def test_one_batch_is_learned_by_the_compact_networks():
-    x = pictures(8); model, losses = train(SpaceConfig.nano(), x, 250)
+    x = pictures(8); model, losses = train(SpaceConfig.nano(), x, 120)
     with torch.no_grad(): out = model.eval()(x)
     assert losses[-1] < -.7*1.383*3*32*32 and float(out.mse.mean()) < 40
 
