@@ -227,7 +227,7 @@ def resize_frames(
     "Make frames square."
     if how not in _FILTERS: raise DataError(f'resample must be one of {", ".join(_FILTERS)}, got {how!r}{nearest(how, _FILTERS)}')
     if frames.shape[1:3]==(size, size): return frames
-    if how=='bilinear': return torch.nn.functional.interpolate(torch.from_numpy(frames).permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True).permute(0, 2, 3, 1).numpy()
+    if how=='bilinear': return torch.nn.functional.interpolate(torch.from_numpy(np.require(frames, requirements='W')).permute(0, 3, 1, 2), (size, size), mode='bilinear', antialias=True).permute(0, 2, 3, 1).numpy()
     return np.stack([np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling[how.upper()])) for f in frames])
 
 def resize_maps(
