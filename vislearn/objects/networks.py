@@ -60,7 +60,7 @@ def up_block(
 def channels_last(
     x:Tensor, # `(B, C, H, W)`
 )->Tensor: # The same values
-    "Store channels side by side on a CPU, where convolutions then take half the time."
+    "Store channels side by side on a CPU, where convolutions of many glimpses then take half the time."
     return x.contiguous(memory_format=torch.channels_last) if x.device.type=='cpu' else x
 
 def from_code(
@@ -105,7 +105,7 @@ class ImgEncoder(nn.Module):
         self.register_buffer('offset', _offset(G)); self.cell, self.motion_input = size//G, motion_input
 
     def forward(self, x:Tensor, motion:Tensor|None=None)->Heads:
-        x = self.enc(channels_last(x))
+        x = self.enc(x)
         x = self.enc_cat(torch.cat([x, self.enc_lat(x)], 1))
         seen = x
         if self.motion_input:
@@ -264,7 +264,7 @@ class Foreground(nn.Module):
     )->Tensor: # Means and raw spreads of codes, `(B, N, 2*D)` in float32
         "Read the glimpses of boxes into codes."
         raw = self.z_what_net(crop(x, z_where.to(x.dtype), self.glimpse, self.align_corners).flatten(0, 1))
-        return raw.view(*z_where.shape[:2], -1).to(z_where.dtype)
+        return raw.view(*z_where.shape[:2], raw.shape[-1]).to(z_where.dtype)
 
     def forward(self, x:Tensor, ramps:Ramps, sample:bool=True, noise:dict[str, Tensor]|None=None, hints:tuple[Tensor, Tensor, Tensor]|None=None, guided:bool=False)->FgOut:
         heads = self.img_encoder(x, hints[0] if hints else None)
