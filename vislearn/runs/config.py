@@ -343,9 +343,11 @@ TASKS = {
     'terrain.cost': Task('vislearn.terrain.cost:train_cost', 'vislearn.terrain.cost:load_cost_model'),
     'terrain.photos': Task('vislearn.terrain.photos:train_photos', 'vislearn.terrain.photos:load_photo_model'),
     'video.svg': Task(*(f'vislearn.video.train:{f}' for f in ('train_svg', 'load_svg', 'check_config'))),
+    'objects.space': Task(*(f'vislearn.objects.train:{f}' for f in ('train_space', 'load_space', 'check_config'))),
     'supervised': Task(*(f'vislearn.supervised:{f}' for f in ('train', 'load_model', 'check_config')))}
 _MADE_BY = {'terrain.rep': 'terrain_rep=rep_recipe terrain_rep_seed', 'terrain.cost': 'terrain_cost=cost_recipe terrain_cost_seed', 'terrain.photos': 'terrain_photos=photo_recipe', 'supervised': 'supervised_shapes supervised_waves',
-    'video.recipes': 'svg_lp_smmnist svg_fp_smmnist svg_lp_bair svg_lp_kth svg_lp_fabric_v1 svg_lp_fabric_v2 svg_lp_cloth svg_lp_bridge svg_nano'}
+    'video.recipes': 'svg_lp_smmnist svg_fp_smmnist svg_lp_bair svg_lp_kth svg_lp_fabric_v1 svg_lp_fabric_v2 svg_lp_cloth svg_lp_bridge svg_nano', 'objects.recipes': 'space_nano space_moc_sprites space_rooms_small space_rooms_large space_joint ' +
+    ' '.join(f'space{kind}_{game}' for kind in ('', '_m', '_moc') for game in 'pong mspacman carnival boxing tennis spaceinvaders riverraid airraid skiing freeway'.split())}
 RECIPES = {word.partition('=')[0]: f'vislearn.{module}:{word.rpartition("=")[2]}' for module, words in _MADE_BY.items() for word in words.split()}
 
 def resolve(
