@@ -36,7 +36,7 @@ class ImageEncoderBg(nn.Module):
     ):
         super().__init__()
         self.enc = nn.Sequential(*_halves((3, 64, 64, 64, 64), size, 64), nn.ELU(inplace=True))
-    def forward(self, x:Tensor)->Tensor: return self.enc(channels_last(x))
+    def forward(self, x:Tensor)->Tensor: return self.enc(x)
 
 class CompEncoder(nn.Module):
     "Read a mask and a picture into the latent of a component."
@@ -96,7 +96,7 @@ class CompDecoder(nn.Module):
     def forward(self, z:Tensor)->Tensor:
         first, n = self.decoder[0], z.shape[1]
         x = F.conv2d(self.coords.to(z.dtype), first.weight[:, n:], first.bias) + F.linear(z, first.weight[:, :n].sum((2, 3)))[..., None, None]
-        return torch.sigmoid(self.decoder[1:](channels_last(x)))
+        return torch.sigmoid(self.decoder[1:](x))
 
 # %% ../../nbs/objects/08_background.ipynb #eb900851
 class BgOut(NamedTuple):
