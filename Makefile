@@ -1,12 +1,14 @@
-# make demo, make demo-video: see it work.  make test: all that CI runs.  The rest is for developers (see CONTRIBUTING.md).
+# make demo, demo-video, demo-objects: see it work.  make test: all that CI runs.  The rest is for developers (see CONTRIBUTING.md).
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS ?= 2
 export MPLBACKEND ?= agg
+# ocatari is installed without what it asks for (numpy<2, opencv, pygame, ...): vislearn reads its labels without that
+UV = env UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $${PIP_INDEX_URL:+UV_DEFAULT_INDEX=$$PIP_INDEX_URL} $(BIN)/uv pip install -q -p $(BIN)/python
 
-.PHONY: setup demo demo-video test slow sync site lab check bench data clean
+.PHONY: setup demo demo-video demo-objects test slow sync site lab check bench data clean
 
 setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 
@@ -14,12 +16,15 @@ setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vislearn needs Python 3.11 or newer; say make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing vislearn into .venv"
-	@$(BIN)/pip install -q uv==0.13.8 && env UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $${PIP_INDEX_URL:+UV_DEFAULT_INDEX=$$PIP_INDEX_URL} $(BIN)/uv pip install -q --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[dev]' \
-	  || $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -q uv==0.13.8 && $(UV) --compile-bytecode -c constraints.txt -e '.[dev]' || $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@$(UV) --no-deps ocatari==2.2.1 || $(BIN)/pip install -q --no-deps ocatari==2.2.1 || echo "ocatari could not be installed: Atari games have no labels"
 	@touch $@
 
 demo: setup               ## bags, patches, representation, cost, costmaps: runs/demo/report.html
 	@$(BIN)/vislearn demo
+
+demo-objects: setup       ## sprites, what moves, objects without labels, scores: runs/demo-objects/report.html
+	@$(BIN)/vislearn demo objects
 
 demo-video: setup         ## moving digits, what comes next, scores: runs/demo-video/report.html
 	@$(BIN)/vislearn demo video
