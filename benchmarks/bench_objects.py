@@ -7,7 +7,7 @@
 The slow side is tests/space_reference.py: the original's order, with the weights and the noise of the fast side. The tests prove that both sides compute the same (tests/test_objects_parity.py).
 CPU groups use one thread of torch; every group runs in a process of its own; see harness.py. The promises are targets of the project, met or not: "met" says which.
 """
-import importlib.util, os, sys, tempfile, time
+import importlib.util, sys, tempfile, time
 from harness import entry, group, main
 
 

@@ -212,7 +212,6 @@ class Background(nn.Module):
                 m = torch.sigmoid(self.mask_decoder(z[:, :, None, None]))
                 masks.append(rest*m); rest = rest*(1-m)
         masks.append(rest)
-        comps, comp_posts, z_comps = [], [], []
         together = self.normal(self.comp_encoder(torch.cat([torch.cat([torch.log(m + 1e-5), x], 1)[:, None] for m in masks], 1).flatten(0, 1))) # batch norm sees all components at once
         z_comp = together.loc + together.scale*noise['bg_comp'].flatten(0, 1)
         comps = self.comp_decoder(z_comp, H).view(B, self.K, 3, H, W)

@@ -2,7 +2,7 @@
 from collections import OrderedDict
 
 import pytest, torch
-from space_reference import Reference, draw_noise, training_step
+from space_reference import Reference, draw_noise
 from torch import nn
 from vislearn.core import ConfigError, DataError
 from vislearn.objects.legacy import (convert_space_config, fill_space, load_optimizers, load_space_checkpoint, match_names, read_space, read_space_config, save_space_checkpoint, swap_colours)
@@ -22,6 +22,12 @@ def trained(G=4, K=3, seed=0):
     return ref.eval(), fg, bg
 
 
+def as_old(optimizer):
+    "The state as torch 1.x wrote it: steps are plain numbers, and there are fewer options."
+    state = optimizer.state_dict(); keep = ('params', 'lr', 'alpha', 'eps', 'centered', 'momentum', 'weight_decay', 'betas', 'amsgrad')
+    return dict(state={i: {k: int(v) if k=='step' else v for k, v in s.items()} for i, s in state['state'].items()}, param_groups=[{k: v for k, v in g.items() if k in keep} for g in state['param_groups']])
+
+
 def old_file(path, ref, fg=None, bg=None, moc=False, parallel=False, extra=True, zipped=True):
     "What the old programs write: prefix, scalar and frozen filter."
     state = OrderedDict(ref.state_dict())
@@ -31,7 +37,7 @@ def old_file(path, ref, fg=None, bg=None, moc=False, parallel=False, extra=True,
     state = OrderedDict((('space.' if moc else '') + ('module.' if parallel else '') + k, v) for k, v in state.items())
     if moc: state['dummy'] = torch.zeros(1)
     tree = dict(model=state, epoch=3, global_step=5000)
-    if fg is not None: tree |= dict(optimizer_fg=fg.state_dict(), optimizer_bg=bg.state_dict())
+    if fg is not None: tree |= dict(optimizer_fg=as_old(fg), optimizer_bg=as_old(bg))
     torch.save(tree, path, _use_new_zipfile_serialization=zipped)
     return path
 
@@ -120,10 +126,11 @@ def test_moments_are_written_in_the_old_order(tmp_path):
     ref, fg, bg = trained(); path = old_file(tmp_path/'old.pth', ref, fg, bg, extra=False); model = load_space_checkpoint(path); mine = torch.optim.RMSprop(model.fg_module.parameters()), torch.optim.Adam(model.bg_module.parameters())
     load_optimizers(path, model, *mine); new = torch.load(save_space_checkpoint(model, tmp_path/'new.pth', like=path, optimizers=mine), weights_only=True); tree = torch.load(path, weights_only=True)
     for o in ('optimizer_fg', 'optimizer_bg'):
-        assert new[o]['state'].keys()==tree[o]['state'].keys() and new[o]['param_groups'][0]['params']==tree[o]['param_groups'][0]['params']
+        assert new[o]['state'].keys()==tree[o]['state'].keys() and new[o]['param_groups'][0]['params']==tree[o]['param_groups'][0]['params'] and new[o]['param_groups'][0].keys()==tree[o]['param_groups'][0].keys()
+        assert all(type(s['step']) is int for s in new[o]['state'].values())
         for i, s in tree[o]['state'].items(): assert all(torch.equal(torch.as_tensor(new[o]['state'][i][k]), torch.as_tensor(v)) for k, v in s.items())
     again = Reference(G=4, K=3); again.load_state_dict(new['model']); fresh = torch.optim.RMSprop(again.fg_module.parameters()), torch.optim.Adam(again.bg_module.parameters())
-    for o, s in zip(fresh, ('optimizer_fg', 'optimizer_bg')): o.load_state_dict(new[s])
+    for o, s in zip(fresh, ('optimizer_fg', 'optimizer_bg')): o.load_state_dict(new[s] | dict(param_groups=[o.state_dict()['param_groups'][0] | new[s]['param_groups'][0]]))
 
 
 def test_colours_swap_and_swap_back(old):

@@ -153,6 +153,8 @@ def fill_space(
     model.load_state_dict(new | (swap_colours(state) if bgr else state))
 
 # %% ../../nbs/objects/11_legacy.ipynb #84dbd7f2
+_OLD_OPTIONS = ('lr', 'alpha', 'eps', 'centered', 'momentum', 'weight_decay', 'betas', 'amsgrad') # of RMSprop and Adam in old versions of torch
+
 def _moments(model:Space, optimizer:torch.optim.Optimizer, group:str)->Iterator[tuple[str, dict]]:
     "State of every parameter of a group, by name."
     for name, p in model.named_parameters():
@@ -190,8 +192,8 @@ def save_space_checkpoint(
     for group, optimizer in zip(('fg', 'bg'), optimizers or ()):
         moments = dict(_moments(model, optimizer, group)); moments = _swapped(moments) if bgr else moments
         names = [k for k in weights if k.startswith(f'{group}_module.') and not k.endswith(_BUFFERS)]; back = {other: name for name, other in pairs.items()}
-        rest = {k: v for k, v in optimizer.param_groups[0].items() if k!='params'}
-        out[f'optimizer_{group}'] = dict(state={i: moments[back[k]] for i, k in enumerate(names) if back.get(k) in moments}, param_groups=[rest | dict(params=list(range(len(names))))])
+        rest = {k: v for k, v in optimizer.param_groups[0].items() if k in _OLD_OPTIONS}
+        out[f'optimizer_{group}'] = dict(state={i: {m: int(v) if m=='step' else v.cpu() for m, v in moments[back[k]].items()} for i, k in enumerate(names) if back.get(k) in moments}, param_groups=[rest | dict(params=list(range(len(names))))])
     with atomic_path(path) as tmp: torch.save(out, tmp, _use_new_zipfile_serialization=False)
     return Path(path)
 
