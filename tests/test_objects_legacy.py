@@ -8,6 +8,7 @@ from vislearn.core import ConfigError, DataError
 from vislearn.objects.legacy import (convert_space_config, fill_space, load_optimizers, load_space_checkpoint, match_names, read_space, read_space_config, save_space_checkpoint, swap_colours)
 from vislearn.objects.space import Space, SpaceConfig
 from vislearn.objects.time import MocConfig
+from vislearn.objects.recipes import moc_config, space_config
 from vislearn.runs.config import RunConfig
 
 
@@ -207,8 +208,8 @@ arch:
 def test_a_historical_config(tmp_path):
     (tmp_path/'tennis.yaml').write_text(YAML); made = read_space_config(tmp_path/'tennis.yaml')
     assert made.space==SpaceConfig.atari('Tennis').replace(tau=(0, 10000, 2.5, 2.5)) and made.moc==MocConfig.atari('Tennis') and made.moc.weight_images==64
-    cfg = RunConfig(**made.values); assert (cfg.task, cfg.label, cfg.seed, cfg.train.max_steps, cfg.launch.per_node, cfg.train.batch_size, cfg.optim['fg'].lr, cfg.data.common)==('objects.space', 'tennis', 3, 5000, 4, 4, 3e-5, dict(gamelist=['Tennis-v0']))
-    assert SpaceConfig(**cfg.model.params)==made.space and MocConfig(**cfg.loss.params)==made.moc
+    cfg = RunConfig(**made.values); assert (cfg.task, cfg.label, cfg.seed, cfg.train.max_steps, cfg.launch.per_node, cfg.train.batch_size, cfg.optim['fg'].lr, cfg.data.common, cfg.data.train.name)==('objects.space', 'tennis', 3, 5000, 4, 4, 3e-5, dict(game='Tennis'), 'folders')
+    assert space_config(cfg)==made.space and moc_config(cfg)==made.moc
     for words in ("motion_kind: 'mode' belongs to the clips", 'acceptable_non_moving: 9 dropped, the original never used it', "motion_wait: 1 dropped (did you mean 'motion_weight'?)", 'weight_images=64', 'load_time_consistency'): assert any(words in n for n in made.notes), words
     (tmp_path/'bad.yaml').write_text(YAML.replace('G: 16', 'G: 12'))
     with pytest.raises(ConfigError, match='bad.yaml.*G: a power of two') as e: read_space_config(tmp_path/'bad.yaml')
@@ -220,4 +221,6 @@ def test_a_config_of_the_paper():
     made = convert_space_config(dict(arch=dict(G=16, tau_end_step=20000, tau_end_value=.5, bl_off_step=100000), train=dict(batch_size=12, max_steps=160000)))
     assert made.space==SpaceConfig.rooms_large() and not made.moc.needs_clips and made.values['train']['max_steps']==160000
     assert convert_space_config(dict(arch=dict(G=8))).space==SpaceConfig.original() and RunConfig(**made.values).loss.params==dict(motion_weight=0., area_object_weight=0.)
+    games = convert_space_config(dict(arch={}, gamelist=['Pong-v0', 'Boxing-v4'], eval=dict(metric='ap_avg'))); assert space_config(RunConfig(**games.values))==games.space and games.values['data']['common']==dict(game='Pong') and any(n.startswith('gamelist: Pong, Boxing') for n in games.notes) and any('ap_avg dropped' in n for n in games.notes)
+    assert made.values['data']['common']==dict(game=None)
     fg = convert_space_config(dict(arch=dict(fg_sigma=1, area_object_weight=0), train={})); assert fg.space.fg_sigma==1. and fg.moc.area_object_weight==0.

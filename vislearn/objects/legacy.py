@@ -249,6 +249,17 @@ def _space_fields(arch:dict, base:SpaceConfig, notes:list[str])->dict:
         if arch.pop(key, value)!=value: raise ConfigError(f'arch.{key}: the networks here have {value}')
     return {k: float(v) if isinstance(v, int) and not isinstance(v, bool) and k in ('fg_sigma', 'bg_sigma', 'z_scale_std', 'fix_alpha') else v for k, v in out.items()}
 
+def _data(run:dict, notes:list[str]):
+    "Read the old folders, and judge as this library does; the values of a run are changed in place."
+    data, name = dict(run['data']), str(run['data']['train']['name']); games = data['common'].get('gamelist') or []
+    games = [re.sub(r'-v\d+$', '', str(g)) for g in (games if isinstance(games, list) else [games])]
+    if len(games)>1: notes.append(f"gamelist: {', '.join(games)}; one set holds one game, {games[0]} is written down: import the others and join them")
+    data |= dict(common=dict(game=games[0] if games else None), train=dict(name='folders'))
+    if data.pop('eval', None) is not None: data['eval'] = dict(name='objects', params=dict(game=games[0]) if games else {})
+    notes.append(f'data.train.name: the folders of {name} are imported; atari records a game anew')
+    if (metric := run.pop('select', {}).get('metric', 'auto'))!='auto': notes.append(f'eval.metric: {metric.removeprefix("eval_")} dropped, the best checkpoint is that with the lowest test loss')
+    run['data'] = data
+
 def convert_space_config(
     values:dict, # Tree of an old file
 )->OldConfig: # Configs of network and losses, values of a run, and notes
@@ -264,6 +275,7 @@ def convert_space_config(
     if arch.get('motion_kind'): notes.append(f"arch.motion_kind: {arch.pop('motion_kind')!r} belongs to the clips: give it when they are recorded")
     for key, value in arch.items(): notes.append(f'arch.{key}: {value!r} dropped' + (', the original never used it' if key in _UNUSED else ', not a part of the network' if key in ('motion', 'add_flow', 'load_time_consistency') else nearest(key, [*_SAME, *_RENAMED, *MocConfig.model_fields])))
     keep = lambda cfg: cfg.model_dump(mode='json', exclude_defaults=True)
+    _data(run, notes)
     run |= dict(task='objects.space', model=dict(name='space', params=keep(space)), loss=dict(name='moc', params=keep(losses)))
     return OldConfig(space, losses, run, notes)
 
