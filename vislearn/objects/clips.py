@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLIT_SEEDS', 'Picked', 'ObjectClips', 'Part', 'write_objects', 'sprite_clips', 'Window', 'play_windows',
-           'resize_frames', 'resize_maps', 'paint_boxes', 'label_quality', 'record_clips']
+           'resize_frames', 'resize_maps', 'paint_boxes', 'label_quality', 'record_clips', 'root_images']
 
 # %% ../../nbs/objects/04_clips.ipynb #737e2abf
 import hashlib, importlib, json
@@ -211,10 +211,10 @@ def play_windows(
             frames, things, idle, wait = [], [], 0, int(rng.geometric(1/(gap + 1))) - 1
         if idle>200*length: raise DataError(f'{source.name}: no episode lasts {length} frames (trail + T): shorten the trail')
         ended = done; frame, _, done = source.step(); film = getattr(source, 'number', None)
-        if ended or film!=getattr(source, 'number', film): frames, things = [], []
-        if ended and film is not None:
-            if film in seen: return
-            seen.add(film)
+        if not ended: continue
+        frames, things = [], []
+        if film is not None and film in seen: return
+        seen.add(film)
 
 # %% ../../nbs/objects/04_clips.ipynb #8af25d8b
 _FILTERS = ('bilinear', 'lanczos', 'box', 'nearest')
@@ -287,7 +287,8 @@ def _choose(windows, motion, classes, ignored):
     head = list(islice(windows, 1)); head += islice(windows, 100//len(head[0].frames) if head else 0)
     if not head: return Motion(), {}, iter(head)
     film = np.stack([f for w in head for f in w.frames])
-    kind, report = choose_motion(film, things_table([t for w in head for t in w.things], classes, film.shape[1:3]) if classes else None, ignore=ignored(head, len(head[0].frames), classes, shape=film.shape[1:3]))
+    truth = mark_visible(things_table([t for w in head for t in w.things], classes, film.shape[1:3]), film, root_mode(film)) if classes else None
+    kind, report = choose_motion(film, truth, ignore=ignored(head, len(head[0].frames), classes, shape=film.shape[1:3]))
     return Motion(kind=kind), report, chain(head, windows)
 
 def _wait_for_root(windows, T, motion, n_root, step):
@@ -372,3 +373,20 @@ def record_clips(
 def _versions(name):
     packages = ['vislearn', 'numpy', *(['ale-py', 'ocatari'] if name.startswith(('atari:', 'ale:')) else [])]
     return {p: metadata.version(p) for p in packages if util.find_spec(p.replace('-', '_'))}
+
+# %% ../../nbs/objects/04_clips.ipynb #e20f8935
+def root_images(
+    source:FrameSource|str|Path, # Source, or what `open_source` takes
+    folder:Path|str|None=None, # Where `mode.png` and `median.png` go; None: nowhere
+    n:int=1000, # Frames
+    gap:float=10, # Mean number of steps from one frame to the next, at least 1
+    seed:int=0, # Of the source and of the choice
+    options:Mapping[str, object]={}, # Of the source
+)->dict[str, np.ndarray]: # `mode` and `median`, uint8 RGB `(H, W, 3)`
+    "Make the root images of a source."
+    if n<1 or gap<1: raise ConfigError(f'expected n >= 1 and gap >= 1, got {n} and {gap}')
+    frames = np.stack([w.frames[0] for w in islice(play_windows(_opened(source, None, None, options), 1, seed, 0, gap - 1), n)])
+    images = {how: root_mode(frames, how) for how in ('mode', 'median')}
+    if folder is not None: Path(folder).mkdir(parents=True, exist_ok=True)
+    for how in images if folder is not None else (): Image.fromarray(images[how]).save(Path(folder)/f'{how}.png')
+    return images

@@ -116,20 +116,19 @@ def _warped(x, flow):
 def pyramid_flow(
     frames:np.ndarray, # uint8 RGB `(R, H, W, 3)`
     others:np.ndarray, # Where it is looked for, uint8 RGB `(R, H, W, 3)`
-    levels:int=3, # Halvings of the image
+    levels:int=3, # Sizes of the image at most, each half of the one before, 32 px or more
     window:int=15, # Side of the window [px]
 )->np.ndarray: # Shift to the right and down [px], float32 `(R, 2, H, W)`
     "Estimate dense optical flow by least squares on a pyramid."
     F = torch.nn.functional; grey = [torch.from_numpy(x.astype(np.float32)).mean(-1)[:, None] for x in (frames, others)]
     flow, mean = None, lambda x: F.avg_pool2d(x, window, 1, window//2, count_include_pad=False)
-    for level in reversed(range(levels)):
+    for level in reversed(range(max(1, min(levels, int(np.log2(min(frames.shape[1:3])/16)))))):
         a, b = (F.interpolate(x, scale_factor=.5**level, mode='area') if level else x for x in grey)
         flow = a.new_zeros(len(a), 2, *a.shape[-2:]) if flow is None else F.interpolate(flow, size=a.shape[-2:], mode='bilinear')*2
-        ay, ax = torch.gradient(a, dim=(2, 3)); xx, xy, yy = (mean(g) for g in (ax*ax, ax*ay, ay*ay)); det = xx*yy - xy*xy + 1 + .1*(xx + yy)
+        ay, ax = torch.gradient(a, dim=(2, 3)); xx, xy, yy = (mean(g) for g in (ax*ax, ax*ay, ay*ay)); xx, yy = xx + .25, yy + .25
         for _ in range(3):
-            rest = _warped(b, flow) - a; xt, yt = mean(ax*rest), mean(ay*rest)
-            step = torch.cat([xy*yt - (yy + .1)*xt, xy*xt - (xx + .1)*yt], 1)/det
-            flow = flow + step.clamp(-4, 4)
+            rest = _warped(b, flow) - a; xt, yt = mean(ax*rest) + .25*flow[:, :1], mean(ay*rest) + .25*flow[:, 1:]
+            flow = flow + (torch.cat([xy*yt - yy*xt, xy*xt - xx*yt], 1)/(xx*yy - xy*xy)).clamp(-4, 4)
     return flow.numpy()
 
 # %% ../../nbs/objects/03_motion.ipynb #0c3c88c9
@@ -353,7 +352,7 @@ def choose_motion(
     ignore:np.ndarray|None=None, # Pixels that do not count, bool `(H, W)` or `(R, H, W)`
 )->tuple[str, dict[str, dict[str, float]]]: # The best kind; of each kind: components per frame, coverage, stability and, with labels, precision, recall, fscore
     "Try kinds of motion on a film."
-    report, truth = {}, None if things is None else things.where(~things.hud)
+    report, truth = {}, None if things is None else things.where(~things.hud & things.visible)
     for kind in kinds:
         got = motion_hints(_checked(frames), None, 16, motion.replace(kind=kind), ignore=ignore)
         report[kind] = dict(components=got.boxes.n/len(frames), coverage=float(got.map.mean()), stability=stability(got.boxes, len(frames), frames.shape[1:3]))
