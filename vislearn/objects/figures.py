@@ -75,14 +75,14 @@ def decomposition(
     width:float=6., # Of the figure [inch]
 )->Figure: # Input | reconstruction | foreground | with boxes | background | components | masks | alpha
     "Show how frames are taken apart."
-    n, K = min(n, len(frames)), out.masks.shape[1]
+    n, K = min(n, len(frames)), out.masks.shape[1]; parts = range(K) if K>1 else () # a single component is the background itself
     if not n: raise DataError('frames is empty: give at least one picture')
     if len(out.fg)<n: raise DataError(f'out holds {len(out.fg)} pictures, frames {len(frames)}: give the frames that the network saw')
-    titles = ['input', 'reconstr.', 'foregr.', 'boxes', 'backgr.', *(f'part {k+1}' for k in range(K)), *(f'mask {k+1}' for k in range(K)), 'alpha']; each = width/len(titles)
+    titles = ['input', 'reconstr.', 'foregr.', 'boxes', 'backgr.', *(f'part {k+1}' for k in parts), *(f'mask {k+1}' for k in parts), 'alpha']; each = width/len(titles)
     fig = Figure(figsize=(width, n*each + .22), layout='constrained'); fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=.01, hspace=.01)
     for i, axes in enumerate(fig.subplots(n, len(titles), squeeze=False)):
         masks, comps = _array(out.masks[i]), _array(out.comps[i])
-        row = [_picture(frames[i]), *(_picture(x[i]) for x in (out.y, out.fg)), draw_boxes(out.fg[i], boxes_of(out, i, thresh), scale=2), _picture(out.bg[i]), *(_picture(c) for c in comps*masks), *masks[:, 0], _array(out.alpha_map[i])[0]]
+        row = [_picture(frames[i]), *(_picture(x[i]) for x in (out.y, out.fg)), draw_boxes(out.fg[i], boxes_of(out, i, thresh), scale=2), _picture(out.bg[i]), *(_picture(comps[k]*masks[k]) for k in parts), *(masks[k, 0] for k in parts), _array(out.alpha_map[i])[0]]
         for ax, picture, title in zip(axes, row, titles):
             ax.imshow(picture, cmap='gray', vmin=0, vmax=1, interpolation='nearest'); ax.axis('off')
             if i==0: ax.set_title(title, fontsize=6, pad=2)
