@@ -143,13 +143,14 @@ class HealthCB(CB):
         self.read, told = health(out, hints, (float(net.scale_prior), net.cfg.z_scale_std))
         done = min((self.epoch + 1) * len(self.dls.train), self.learn.steps_planned)
         if self.record is not None and is_main(): self.record.log(done, self.epoch, 'train', **{f'health_{k}': v for k, v in self.read.items()})
-        for text in told if done>=self.after else (): self.warn(text)
+        for text in told if done>=self.after else (): self.warn(text, done)
     def warn(self,
         text:str, # What is wrong
+        step:int, # Of the training
     ):
         "Say it once."
         kind = text.partition(':')[0]
-        if kind not in self.told: self.told.add(kind); warnings.warn(f'after {self.learn.steps_done} steps {text}', stacklevel=2)
+        if kind not in self.told: self.told.add(kind); warnings.warn(f'after {step} steps {text}', stacklevel=2)
     def get_state(self)->dict: "Give what was said."; return dict(told=sorted(self.told))
     def set_state(self, state:dict): "Do not say it again."; self.told = set(state['told'])
 
