@@ -296,14 +296,15 @@ def _wait_for_root(windows, T, motion, n_root, step):
     back = None if motion.kind=='trail' else -T - max(motion.changed, motion.kind in ('difference', 'flow')); kept, samples = [], []
     for w in windows:
         kept.append(Window(w.frames[back:], w.things)); samples += w.frames[::step]
-        if len(samples)>=min(n_root, max(20, 2**28//w.frames[0].nbytes)): break
+        if len(samples)>=min(n_root, max(20, 2**28//w.frames[0].nbytes)) or len(kept)*len(kept[-1].frames)*w.frames[0].nbytes>2**29: break
     if not kept: return None, iter(kept)
     return root_mode(np.stack(samples), 'median' if motion.kind=='median' else 'mode', motion.per_channel), chain(kept, windows)
 
 def _parts(windows, T, size, resample, motion, root, rare, classes, plot_bb, ignored):
-    "Turn windows into clips, 16 at a time."
-    small = resize_frames(root[None], size, resample)[0]
-    while batch := list(islice(windows, 16)):
+    "Turn windows into clips, up to 16 at a time: as many as fit into 256 MB."
+    small, some = resize_frames(root[None], size, resample)[0], 0
+    while batch := list(islice(windows, some or 1)):
+        some = some or max(1, min(16, 2**28//(len(batch[0].frames)*root.nbytes)))
         frames, (back, changed) = np.stack([f for w in batch for f in w.frames[-T:]]), _compared(batch, T, motion, root)
         got = motion_hints(frames, back, 4, motion, changed, rare, ignored(batch, T, classes, shape=root.shape[:2])); things = _labels(batch, T, classes, frames, root) if classes else Things.empty()
         shown = resize_frames(frames, size, resample); shown = paint_boxes(shown, things) if plot_bb else shown
