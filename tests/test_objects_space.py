@@ -63,7 +63,7 @@ def test_likelihood_is_the_mixture_of_the_text():
 @pytest.mark.parametrize('cfg', [SpaceConfig(), SpaceConfig(G=8, K=5, checkpoint=False), *VARIANTS.values()], ids=['G16', 'G8', *VARIANTS])
 def test_O14_output_shapes(cfg):
     B, T, S, N = 1, 2, cfg.size, cfg.G**2; n = B*T; model = Space(cfg)
-    out = model(torch.rand(B, T, 3, S, S), hints(cfg, n) if cfg.direct_guidance else None)
+    with torch.no_grad(): out = model(torch.rand(B, T, 3, S, S), hints(cfg, n) if cfg.direct_guidance else None)
     for name in ('z_where', 'z_where_pure'): assert getattr(out, name).shape == (n, N, 4)
     for name in ('z_pres_prob', 'z_pres', 'z_depth', 'z_pres_prob_pure'): assert getattr(out, name).shape == (n, N, 1)
     assert out.z_what.shape == (n, N, cfg.z_what) and out.comps.shape == (n, cfg.K, 3, S, S) and out.masks.shape == (n, cfg.K, 1, S, S)
@@ -201,14 +201,14 @@ def train(cfg, x, steps, lr=(1e-3, 3e-3)):
     return model, losses
 
 def test_one_batch_is_learned_by_the_compact_networks():
-    x = pictures(8); model, losses = train(SpaceConfig.nano(), x, 120)
+    x = pictures(8); model, losses = train(SpaceConfig.nano(), x, 80)
     with torch.no_grad(): out = model.eval()(x)
-    assert losses[-1] < -.7*1.383*3*32*32 and float(out.mse.mean()) < 40
+    assert losses[-1] < -.6*1.383*3*32*32 and float(out.mse.mean()) < 20
 
 @pytest.mark.slow
 def test_one_batch_is_learned_by_the_networks_of_the_paper():
-    x = pictures(4, 64); _, losses = train(SpaceConfig(size=64, G=8, glimpse=16), x, 120)
-    assert losses[-1] < -.5*1.383*3*64*64
+    x = pictures(4); _, losses = train(SpaceConfig(**SMALL), x, 80)
+    assert losses[-1] < -.4*1.383*3*32*32
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('cfg', [SpaceConfig(), SpaceConfig.nano()], ids=['space', 'nano'])
