@@ -38,7 +38,8 @@ FAMILIES = {
     'cache': ('vislearn.cli.data', 'look after cached arrays'),
     'terrain': ('vislearn.cli.terrain', 'from recordings and preferences to costmaps'),
     'video': ('vislearn.cli.futures', 'learn to predict films, sample futures, score them'),
-    'demo': ('vislearn.cli.futures', 'see everything work once: a drive, its terrain, a costmap, a report; or films and their futures'),
+    'objects': ('vislearn.cli.scenes', 'learn to find objects without labels, count and describe them'),
+    'demo': ('vislearn.cli.scenes', 'see everything work once: a drive, its terrain, a costmap, a report; or films and their futures; or sprites and scene models'),
 }
 
 GROUPS = {'train': 'run resume stop requeue sweep rerun', 'results': 'ls show compare rm', 'configs and data': 'config bag synth cache', 'systems': 'terrain video objects control demo'}   # Pages of the first help
