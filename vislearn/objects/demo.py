@@ -147,7 +147,7 @@ def boxes_figure(
 
 def curves_figure(
     runs:dict[str, Run], # By name
-    columns:dict[str, str]={'log_like': 'log likelihood of a frame [nats]', 'n_objects': 'objects per frame', 'hints_found': 'hinted cells that hold an object'}, # Metric to axis label
+    columns:dict[str, str]={'log_like': 'log likelihood of a frame [nats]', 'n_objects': 'objects per frame', 'coverage': 'share of foreground'}, # Metric to axis label
 )->Figure: # One panel per metric
     "Draw what happened during training, on clips never trained on."
     fig = Figure(figsize=(6, 2), layout='constrained')
@@ -181,15 +181,15 @@ def write_report(
     r = Report('Sprites and scene models', f'Made by vislearn demo objects: the smallest SPACE trained twice for {steps} steps on {len(clips.train)} clips of {clips.train.T} frames, without labels; counted on {counted} frames of clips never trained on.')
     r.heading('Scores').table(score_rows(res), ('', 'F', 'precision', 'recall', 'error of counts', *(f'{n}-shot' for n in SHOTS)))
     r.text(f'F, precision, recall: a prediction hits a thing if its centre is nearer than half the diagonal of the true box. n-shot: a linear classifier sees the codes of n examples per class and names the rest; three classes, chance is about 0.33. With motion and continuity F is {f[1]:.2f} instead of {f[0]:.2f}, 16-shot accuracy {few[1]:.2f} instead of {few[0]:.2f}; one training each, other seeds differ by a few hundredths in F and by a tenth in few-shot accuracy.')
-    r.text('The two last rows have no network. The first knows the background of this camera and the sprites have one colour per class, so its mean colours are perfect codes: here it is hard to beat. It fails where the camera moves, where lamps flicker and where classes differ in shape; the second knows no background and sees each thing twice.')
-    r.heading('A scene, taken apart').figure(fig := best.strip(rows[0][0]), 'Four frames of a clip: input, reconstruction, foreground, predicted boxes, background, and the share of the foreground (SPACE+MOC).')
+    r.text('The two last rows have no network. The first knows the background of this camera and the sprites have one colour per class, so its mean colours are perfect codes: here it is hard to beat. It fails where the camera moves, where light changes, where things touch and where classes differ in shape only. The second needs no background and sees where a thing was together with where it is.')
+    r.heading('A scene, taken apart').figure(fig := best.strip(rows[0][0]), 'Four frames of a clip: input, reconstruction, foreground, predicted boxes, background, and the share of the foreground (SPACE+MOC). Places and codes come first: after so few steps one colour has to do for all.')
     path.with_name('scene.png').write_bytes(figure_png(fig))
     r.heading('Boxes').figure(boxes_figure(views, rows), 'The fullest frames, and what each model finds in them.')
     r.heading('Motion hints').figure(motion_figure(clips.test, rows[:3]), 'What is told to SPACE+MOC in training: pixels that differ from the background, their components, and one hint for the cell of each centre. No label is used.')
     chance = max(np.bincount(clips.test.things.label))/clips.test.things.n
     r.heading('Few examples').figure(show_few_shot({name: [{n: v.scores['relevant'][f'few_shot_accuracy_with_{n}'] for n in SHOTS}] for name, v in res.items() if name in runs}, chance).figure, 'Accuracy of a linear classifier of codes against the number of examples per class; dotted: always the most frequent class.')
     r.heading('Codes').figure(best.figure(*rows[0]), 'The explorer (objects.explore) on one frame of SPACE+MOC: boxes, presence, alpha, error; the codes of many frames; precision and recall for every threshold.')
-    r.heading('Training').figure(curves_figure(runs), 'Clips never trained on. Hints are only compared with SPACE, which does not see them.')
+    r.heading('Training').figure(curves_figure(runs), f'Clips never trained on. There are {clips.test.things.where(clips.test.things.visible).n/counted:.1f} things in a frame: SPACE begins with too many objects, which its prior then thins out; with motion the number is right from the start.')
     r.table([(name, *(f'{v:.3f}' for v in read.values()), '; '.join(warn) or 'none') for name, (read, warn) in health_reads(views).items()], ('health', 'objects per frame', 'cells present', 'alpha', 'mean width', 'warnings'))
     r.heading('Time').table(list(seconds.items()), ('step', 'seconds')).text(f'Peak memory of one process {peak_mb():.0f} MB. Runs: ' + ', '.join(f'{run.dir.name} ({name})' for name, run in runs.items()) + '.')
     return r.save(path)
@@ -218,7 +218,7 @@ def run_demo(
     with timer('count objects in clips never trained on'): res = score_demo(runs, clips.test)
     with timer('write the report'): write_report(out/'report.html', runs, res, clips, timer.seconds)
     keys = ('fscore', 'precision', 'recall', 'error_rate', *(f'{k}_shot' for k in SHOTS))
-    scores = {row[0]: dict(zip(keys, row[1:])) for row in score_rows(res)}
+    scores = {who: {k: None if v!=v else v for k, v in zip(keys, values)} for who, *values in score_rows(res)}
     result = dict(seed=seed, steps=steps, clips=n, test_clips=n_test, scores=scores, seconds=timer.seconds, total_s=round(sum(timer.seconds.values()), 1), peak_mb=peak_mb(), runs={name: run.dir.name for name, run in runs.items()}, threads=os.environ.get('OMP_NUM_THREADS'))
-    with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1))
+    with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1, allow_nan=False))
     return result

@@ -178,7 +178,7 @@ def figure(
     out, S, G, row = self.scene(i), self.clips.size, self.G, i*self.clips.T + t; fig = Figure(figsize=(6, 5.6), layout='constrained'); grid = fig.add_gridspec(3, 4, height_ratios=(1, 1, 1.5))
     now, prob = self.boxes(i, t, thresh), out.z_pres_prob[t, :, 0].numpy().reshape(G, G); picture = lambda x: x[t].permute(1, 2, 0).numpy().clip(0, 1); frame = self.frame(i, t)
     panels = [(frame, f'clip {i}, frame {t}', {}), (picture(out.y), 'reconstruction', {}), (picture(out.fg), 'foreground', {}), (picture(out.bg), 'background', {}), (prob, 'presence', dict(cmap='viridis', vmin=0, vmax=1)),
-        (out.alpha_map[t, 0].numpy(), f'alpha, mean {float(out.alpha_map[t].mean()):.3f}', dict(vmin=0, vmax=1)), (component_picture(out.masks[t]), 'components', {}), (np.abs(picture(out.y) - frame/255).mean(-1), 'error', dict(cmap='viridis', vmin=0, vmax=.3))]
+        (out.alpha_map[t, 0].numpy(), f'alpha, mean {float(out.alpha_map[t].mean()):.3f}', dict(vmin=0, vmax=1)), (component_picture(out.masks[t]), 'components', {}) if out.masks.shape[1]>1 else (self.clips.motion([i])[0, t], 'motion', {}), (np.abs(picture(out.y) - frame/255).mean(-1), 'error', dict(cmap='viridis', vmin=0, vmax=.3))]
     axes = [fig.add_subplot(grid[k//4, k%4]) for k in range(8)]
     for ax, (x, title, options) in zip(axes, panels): _show(ax, x, title, **options)
     _boxes(axes[0], self.clips.things.of(row), S, color='white', style=':'); _boxes(axes[0], now, S)
