@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'resolved_config', 'missing_here', 'config_check_command', 'config_show_command', 'write_new',
-           'config_convert_command', 'field_notes', 'config_schema', 'schema_rows', 'config_schema_command']
+           'convert_scene', 'config_convert_command', 'field_notes', 'config_schema', 'schema_rows',
+           'config_schema_command']
 
 # %% ../../nbs/cli/04_config.ipynb #af35094a
 import argparse, inspect, json, re, sys
@@ -18,7 +19,7 @@ from ..core import ConfigError, atomic_path
 from ..runs.yaml import dump_yaml
 from ..runs.config import Frozen, RunConfig, canonical, check_data_root, config_hash, find_task, load_config
 from ..runs.edits import edit
-from ..runs.convert import convert_config, converted_yaml, read_old
+from ..runs.convert import Converted, config_kind, convert_config, converted_yaml, read_old
 
 # %% ../../nbs/cli/04_config.ipynb #5a305b96
 def _any_order(
@@ -100,13 +101,21 @@ def write_new(
         with atomic_path(path) as tmp: tmp.write_text(text, encoding='utf-8')
     except OSError as e: raise ConfigError(f'--out {path}: cannot write, {e.strerror}') from None
 
+def convert_scene(
+    values:dict, # Tree of a YACS file
+)->Converted: # Values for `RunConfig`, and notes
+    "Convert a config of SPACE or SPACE-Time, its network included."
+    from vislearn.objects.legacy import convert_space_config
+    old = convert_space_config(values)
+    return Converted(old.values, old.notes, 'space')
+
 def config_convert_command(
     args:argparse.Namespace, # `old`, `out`, `force`, `json`
 )->None:
     "Convert an old config, and say what has no counterpart."
     values, words = read_old(args.old)
     try:
-        made = convert_config(values); made = made._replace(notes=words + made.notes)
+        made = convert_scene(values) if config_kind(values)=='space' else convert_config(values); made = made._replace(notes=words + made.notes)
         RunConfig.model_validate(made.values)
     except ConfigError as e: raise ConfigError(f'{args.old}: {e}') from None
     text = converted_yaml(made, Path(args.old).name)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import ConfigError, DataError, nearest
 from ..loaders import BatchDL, Stream
 from .clips import SPLIT_SEEDS, ObjectClips, record_clips, sprite_clips
+from .folders import import_folders
 from .motion import Motion
 from ..runs.config import Frozen, RunConfig
 from ..synth.sprites import SpriteWorld
@@ -85,6 +86,10 @@ def _atari(root, split, game='Pong', n=3000, n_test=256, motion='auto', seed=Non
 
 @clip_set('clips', own_split=False)
 def _clips(root, split): return ObjectClips.open(root/split if (root/split).is_dir() else root)
+
+
+@clip_set('folders')
+def _folders(root, split, game=None, motion='auto', **how): return import_folders(root, game, dict(test='validation').get(split, split), motion=_motion(motion), **how)
 
 # %% ../../nbs/objects/17_data.ipynb #b17cb537
 def open_clips(

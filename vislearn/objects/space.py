@@ -229,10 +229,10 @@ class Space(nn.Module):
         bg = self.bg_module(x, sample, noise)
         with torch.autocast(x.device.type, enabled=False):
             alpha = (1 - self.cooling)*fg.alpha_map + self.cooling*hints[0].to(fg.alpha_map) if cfg.direct_guidance and hints else fg.alpha_map
+            boundary = self.boundary_on*boundary_loss(fg.z_pres, fg.z_where, alpha, self.kernel, cfg.align_corners) if cfg.boundary_loss else torch.zeros(len(x), device=x.device, dtype=fg.z_pres.dtype)
             if cfg.fix_alpha_steps>0: alpha = alpha + self.alpha_fixed*(cfg.fix_alpha - alpha)
             log_bg = torch.logsumexp(log_normal(x.unsqueeze(1), bg.comps, cfg.bg_sigma) + (bg.masks + 1e-5).log(), 1)
             log_like = log_mixture(log_normal(x, fg.fg, cfg.fg_sigma), log_bg, alpha)
-            boundary = self.boundary_on*boundary_loss(fg.z_pres, fg.z_where, alpha, self.kernel, cfg.align_corners) if cfg.boundary_loss else torch.zeros_like(log_like)
             y = alpha*fg.fg + (1 - alpha)*bg.bg
         return SpaceOut(fg.z_where, fg.z_pres_prob, fg.z_pres, fg.z_what, fg.z_depth, fg.fg, bg.bg, y, alpha, bg.comps, bg.masks, log_like, fg.kl_pres, fg.kl_depth, fg.kl_scale, fg.kl_shift, fg.kl_what, bg.kl,
             boundary, (y.detach() - x).square().flatten(1).sum(1), fg.z_pres_prob_pure, fg.z_where_pure, fg.alpha_map)

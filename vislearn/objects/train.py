@@ -23,6 +23,7 @@ from .clips import ObjectClips
 from .data import CLIP_SETS, open_clips, train_clips, valid_clips
 from .evaluate import ObjectResult, evaluate_space
 from .figures import decomposition, health
+from .legacy import fill_space, read_space
 from .recipes import moc_config, objects_data, space_config
 from .space import Space, SpaceOut
 from .time import MocLoss
@@ -90,8 +91,10 @@ def space_model(
     cfg:RunConfig, # Complete config
 )->Space: # New model
     "Build the network of a config, with its first weights."
-    seed_all(cfg.seed)
-    return init_weights(Space(space_config(cfg)), cfg.init_from, cfg.out)
+    seed_all(cfg.seed); net, start = Space(space_config(cfg)), cfg.init_from
+    if not (start and start.file and start.file.endswith('.pth')): return init_weights(net, start, cfg.out)
+    fill_space(net, read_space(start.file)) # an old checkpoint
+    return net
 
 def check_config(
     cfg:RunConfig, # Complete config
