@@ -128,10 +128,10 @@ def score_demo(
 
 def score_rows(
     res:dict[str, ObjectResult], # By name
-)->list[tuple]: # Name, F, precision, recall, error rate of counts, few-shot accuracies
+)->list[tuple]: # Name, F, precision, recall, error rate of counts, few-shot accuracies; None where there was nothing to count
     "Put the scores into rows."
     keys = ('fscore', 'precision', 'recall', 'error_rate', *(f'few_shot_accuracy_with_{n}' for n in SHOTS))
-    return [(name, *(r.scores['relevant'][k] for k in keys)) for name, r in res.items()]
+    return [(name, *(None if (v := r.scores['relevant'][k])!=v else v for k in keys)) for name, r in res.items()]
 
 # %% ../../nbs/objects/23_demo.ipynb #67b54157
 def boxes_figure(
@@ -190,7 +190,7 @@ def write_report(
     r.heading('Few examples').figure(show_few_shot({name: [{n: v.scores['relevant'][f'few_shot_accuracy_with_{n}'] for n in SHOTS}] for name, v in res.items() if name in runs}, chance).figure, 'Accuracy of a linear classifier of codes against the number of examples per class; dotted: always the most frequent class.')
     r.heading('Codes').figure(best.figure(*rows[0]), 'The explorer (objects.explore) on one frame of SPACE+MOC: boxes, presence, alpha, error; the codes of many frames; precision and recall for every threshold.')
     r.heading('Training').figure(curves_figure(runs), f'Clips never trained on. There are {clips.test.things.where(clips.test.things.visible).n/counted:.1f} things in a frame: SPACE begins with too many objects, which its prior then thins out; with motion the number is right from the start.')
-    r.table([(name, *(f'{v:.3f}' for v in read.values()), '; '.join(warn) or 'none') for name, (read, warn) in health_reads(views).items()], ('health', 'objects per frame', 'cells present', 'alpha', 'mean width', 'warnings'))
+    r.table([(name, *(None if v!=v else f'{v:.3f}' for v in read.values()), '; '.join(warn) or 'none') for name, (read, warn) in health_reads(views).items()], ('health', 'objects per frame', 'cells present', 'alpha', 'mean width', 'warnings'))
     r.heading('Time').table(list(seconds.items()), ('step', 'seconds')).text(f'Peak memory of one process {peak_mb():.0f} MB. Runs: ' + ', '.join(f'{run.dir.name} ({name})' for name, run in runs.items()) + '.')
     return r.save(path)
 
@@ -218,7 +218,7 @@ def run_demo(
     with timer('count objects in clips never trained on'): res = score_demo(runs, clips.test)
     with timer('write the report'): write_report(out/'report.html', runs, res, clips, timer.seconds)
     keys = ('fscore', 'precision', 'recall', 'error_rate', *(f'{k}_shot' for k in SHOTS))
-    scores = {who: {k: None if v!=v else v for k, v in zip(keys, values)} for who, *values in score_rows(res)}
+    scores = {who: dict(zip(keys, values)) for who, *values in score_rows(res)}
     result = dict(seed=seed, steps=steps, clips=n, test_clips=n_test, scores=scores, seconds=timer.seconds, total_s=round(sum(timer.seconds.values()), 1), peak_mb=peak_mb(), runs={name: run.dir.name for name, run in runs.items()}, threads=os.environ.get('OMP_NUM_THREADS'))
     with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1, allow_nan=False))
     return result
