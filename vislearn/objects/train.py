@@ -62,11 +62,40 @@ class SpaceLoss:
         return self.moc(out, *hints) if len(hints)==3 else self.moc(out)
 
 # %% ../../nbs/objects/19_train.ipynb #ffb5d46b
-def log_like(out:SpaceOut, *hints:Tensor)->Tensor: "Give the log likelihood per frame [nats]."; return out.log_like.mean()
-def kl_all(out:SpaceOut, *hints:Tensor)->Tensor: "Give the divergence of all latents per frame [nats]."; return out.kl.mean()
-def pixel_mse(out:SpaceOut, *hints:Tensor)->Tensor: "Give the squared error per frame, summed over pixels and colours."; return out.mse.mean()
-def n_objects(out:SpaceOut, *hints:Tensor)->Tensor: "Give the number of cells that hold an object, per frame."; return (out.z_pres_prob>.5).float().flatten(1).sum(1).mean()
-def coverage(out:SpaceOut, *hints:Tensor)->Tensor: "Give the share of the picture that is foreground."; return out.alpha_map.mean()
+def log_like(
+    out:SpaceOut, # What the network says
+    *hints:Tensor, # Not looked at
+)->Tensor: # Nats
+    "Give the log likelihood per frame [nats]."
+    return out.log_like.mean()
+
+def kl_all(
+    out:SpaceOut, # What the network says
+    *hints:Tensor, # Not looked at
+)->Tensor: # Nats
+    "Give the divergence of all latents per frame [nats]."
+    return out.kl.mean()
+
+def pixel_mse(
+    out:SpaceOut, # What the network says
+    *hints:Tensor, # Not looked at
+)->Tensor: # At least 0
+    "Give the squared error per frame, summed over pixels and colours."
+    return out.mse.mean()
+
+def n_objects(
+    out:SpaceOut, # What the network says
+    *hints:Tensor, # Not looked at
+)->Tensor: # Cells per frame
+    "Give the number of cells that hold an object, per frame."
+    return (out.z_pres_prob>.5).float().flatten(1).sum(1).mean()
+
+def coverage(
+    out:SpaceOut, # What the network says
+    *hints:Tensor, # Not looked at
+)->Tensor: # Share in [0, 1]
+    "Give the share of the picture that is foreground."
+    return out.alpha_map.mean()
 
 def hints_found(
     out:SpaceOut, # What the network says
