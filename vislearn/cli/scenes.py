@@ -111,8 +111,8 @@ def describe_command(
     for t, frame in enumerate(progress(input_frames(args.input, args.most), 'frames', args.most)):
         H, W = frame.shape[:2]; seen = scene(frame); scenes.append({})
         for s in seen:
-            rows.append(dict(frame=t, label=str(s.label), x=round(s.x, 2), y=round(s.y, 2), w=round(s.w, 2), h=round(s.h, 2), conf=round(s.conf, 4)))
-            scenes[t].setdefault(str(s.label), []).append([round(v, 5) for v in (s.w/W, s.h/H, 2*s.x/W - 1, 2*s.y/H - 1)])
+            rows.append(dict(frame=t, label=str(s.label), **{k: round(float(getattr(s, k)), 4 if k=='conf' else 2) for k in ('x', 'y', 'w', 'h', 'conf')}))
+            scenes[t].setdefault(str(s.label), []).append([round(float(v), 5) for v in (s.w/W, s.h/H, 2*s.x/W - 1, 2*s.y/H - 1)])
     if args.out: write_rows(args.out, scenes if args.z_where else rows)
     if args.json or args.z_where: return print_json(scenes if args.z_where else rows)
     print_table([list(r.values()) for r in rows], ('frame', 'label', 'x [px]', 'y [px]', 'width', 'height', 'conf')); print(f'{len(rows)} objects in {len(scenes)} frames' + (f'\n{args.out}' if args.out else ''))
