@@ -36,9 +36,9 @@ def sprites64(variant, seed):
 
 
 def atari(game, variant, seed):
-    "The game itself, played at random: frames of 64 pixels, small networks, a grid of 16x16 cells, 800 steps of 2 clips with 4 frames, 1000 clips: six minutes of a quiet core."
+    "The game itself, played at random: frames of 64 pixels, small networks, a grid of 16x16 cells, 800 steps (MsPacman with its many objects: 1600) of 2 clips with 4 frames, 1000 clips: five or ten minutes of a quiet core."
     from vislearn.objects.recipes import space_atari
-    return often(space_atari(game, variant, steps=800, bs=2, n=1000, seed=seed, small=True), 200)
+    return often(space_atari(game, variant, steps=1600 if game=='MsPacman' else 800, bs=2, n=1000, seed=seed, small=True), 200)
 
 
 PLANS = {f'nano-{v}-{s}': (nano, v, s) for s in SEEDS for v in VARIANTS}
