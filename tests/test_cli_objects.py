@@ -130,6 +130,7 @@ def test_an_old_config_with_pairs(tmp_path, capsys):
     assert any('is not here, so clips of Pong are recorded' in n for n in notes) and any("motion_kind" in n for n in notes)
     there, _ = asked('--config', file, 'dataset_roots.ATARI', tmp_path); assert (there.data.train.name, there.data.root, there.data.common) == ('folders', str(tmp_path), dict(game='Pong'))
     given, _ = asked('--config', file, '--clips', tmp_path/'set', '--arch-type', 'baseline', '--out', tmp_path/'o'); assert (given.data.train.name, given.data.root, given.out) == ('clips', str(tmp_path/'set'), str(tmp_path/'o')) and moc_config(given).motion_weight == moc_config(given).area_object_weight == 0
+    (tmp_path/'half'/'train').mkdir(parents=True); assert 'there is train, but no test' in fails(capsys, 'objects', 'train', '--recipe', 'space_nano', '--clips', tmp_path/'half')
     many = tmp_path/'none.yaml'; many.write_text(OLD.replace("gamelist: ['Pong-v0']\n", '')); assert 'give --clips' in fails(capsys, 'objects', 'train', '--config', many, '--dry_run')
     assert 'no partner' in fails(capsys, 'objects', 'train', '--config', file, 'seed') and change_old(dict(a=dict(b=1)), ['a.c', '1e-3']) == dict(a=dict(b=1, c=1e-3))
     text = printed(capsys, 'objects', 'train', '--config', file, 'seed', 7, '--dry_run'); assert RunConfig(**parse_yaml(text, 'x')).seed == 7 and not (tmp_path/'runs').exists()
@@ -176,6 +177,7 @@ def test_describe_pictures_clips_and_films(made, capsys, tmp_path):
     label, thing = next((k, v[0]) for k, v in one[0].items()); match = min(pixels, key=lambda p: abs((thing[2] + 1)*80 - p['x']) + abs((thing[3] + 1)*32 - p['y'])); assert match['label'] == label and abs(thing[0]*160 - match['w']) < .02
     (tmp_path/'film').mkdir(); [Image.fromarray(f).save(tmp_path/'film'/f'{t}.png') for t, f in enumerate(clips.frames[0:1][0])]
     assert len(json.loads(printed(capsys, *words, '--input', tmp_path/'film', '--z_where'))) == 4                 # a film is described once, not round and round
+    tracked = json.loads(printed(capsys, *words, '--input', tmp_path/'film', '--track', '--json')); ids = [r['track'] for r in tracked]; assert len(set(ids)) < len(ids) and min(ids) >= 0   # the same things in several frames
     empty = printed(capsys, 'objects', 'describe', '--model', run.dir, '--input', tmp_path/'frame.png', '--thresh', .9999999, '--cpu'); assert '0 objects in 1 frames' in empty
 
 

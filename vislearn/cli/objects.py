@@ -83,6 +83,7 @@ def record_command(
             n = args.n or (None if not played and not source.startswith('sprites') else 3000 if args.folder=='train' else 256)
             clips = record_clips(source, n, args.T, args.trail_length, seed=SPLIT_SEEDS[args.folder] if args.seed is None else args.seed, size=args.size, motion=motion, random=args.random, agent=agent, plot_bb=args.plot_bb,
                 background=args.root if isinstance(args.root, str) else None, root=args.cache)
+            if played and agent is None: print(f'vislearn: {source} was played at random, which shows little of most games: give --agent DIR', file=sys.stderr)
     where = clips.path if args.out is None else link_set(args.out/args.folder, clips.path)
     facts = dict(path=str(where), clips=len(clips), T=clips.T, size=clips.size, classes=clips.classes, things=clips.things.n, moving_boxes=clips.marks.n, **{k: clips.info.get(k) for k in ('source', 'seed', 'motion', 'report', 'label_quality')})
     print_json(facts) if args.json else print(f'{clips}\nmotion: {facts["motion"]}\n{where}')
@@ -173,6 +174,7 @@ def asked_config(
     else: tree, notes = read_old(args.config); cfg, more = old_run(change_old(tree, pairs), args.clips); values, pairs, notes = cfg.model_dump(mode='json'), [], notes + more
     cfg = RunConfig(**edit(values, changes=changes, pairs=pairs))
     if cfg.task!='objects.space': raise ConfigError(f'{args.recipe or args.config}: a config of {cfg.task}, expected one of objects.space: start it with vislearn run')
+    if args.clips and (args.clips/'train').is_dir() and not (args.clips/'test').is_dir(): raise ConfigError(f'--clips {args.clips}: there is train, but no test: record it with -f test, or give {args.clips}/train, of which a part is held out')
     if args.clips: cfg = cfg.replace(data=cfg.data.replace(root=str(args.clips), common={}, train=Part(name='clips', params=cfg.data.train.params)))
     if args.arch_type: cfg = cfg.replace(loss=Part(name='moc', params=moc_config(cfg).variant(ARCH_TYPES[args.arch_type]).model_dump(mode='json')))
     return (cfg.replace(out=args.out) if args.out else cfg), notes

@@ -78,7 +78,7 @@ def eval_command(
 def _describe_args(p):
     _model_args(p, clips=False); p.add_argument('--input', required=True, metavar='PATH', help='picture, video, folder of pictures, .npz, recorded clips or a bag'); p.add_argument('--classifier', type=Path, metavar='FILE', help='z_what-classifier_N.joblib.pkl or .json (default: that of the run with most examples; none gives the label object)')
     p.add_argument('--most', type=int, default=100, help='frames at most (default 100)'); p.add_argument('--out', type=Path, metavar='FILE', help='.json or .csv file to write'); p.add_argument('--json', action='store_true', help='print for a program to read')
-    add_flag(p, 'z_where', action='store_true', help='instead of pixels: per frame a dictionary label to (w, h, x, y), as scene_description gives it')
+    p.add_argument('--track', action='store_true', help='number things from frame to frame, and remember for some frames those that are not seen'); add_flag(p, 'z_where', action='store_true', help='instead of pixels: per frame a dictionary label to (w, h, x, y), as scene_description gives it')
 
 def input_frames(
     path:str, # Picture, or whatever `open_source` plays
@@ -107,15 +107,16 @@ def describe_command(
     check_counts(args, 'most')
     if args.out is not None and args.out.suffix not in ('.json', '.csv'): raise ConfigError(f'--out {args.out}: expected a file ending in .json or .csv')
     opened = open_model(args); probe = FewShotProbe.load(args.classifier) if args.classifier else run_probe(opened.run) if opened.run and list(opened.run.artifact('objects').glob('z_what-classifier_*.json')) else None
-    scene, rows, scenes = Scene(opened.model, probe, thresh=args.thresh), [], []
+    from vislearn.objects.track import Tracker
+    scene, rows, scenes = Scene(opened.model, probe, thresh=args.thresh, tracker=Tracker() if args.track else None), [], []
     for t, frame in enumerate(progress(input_frames(args.input, args.most), 'frames', args.most)):
         H, W = frame.shape[:2]; seen = scene(frame); scenes.append({})
         for s in seen:
-            rows.append(dict(frame=t, label=str(s.label), **{k: round(float(getattr(s, k)), 4 if k=='conf' else 2) for k in ('x', 'y', 'w', 'h', 'conf')}))
+            rows.append(dict(frame=t, label=str(s.label), **{k: round(float(getattr(s, k)), 4 if k=='conf' else 2) for k in ('x', 'y', 'w', 'h', 'conf')}, **(dict(track=s.track) if args.track else {})))
             scenes[t].setdefault(str(s.label), []).append([round(float(v), 5) for v in (s.w/W, s.h/H, 2*s.x/W - 1, 2*s.y/H - 1)])
     if args.out: write_rows(args.out, scenes if args.z_where else rows)
     if args.json or args.z_where: return print_json(scenes if args.z_where else rows)
-    print_table([list(r.values()) for r in rows], ('frame', 'label', 'x [px]', 'y [px]', 'width', 'height', 'conf')); print(f'{len(rows)} objects in {len(scenes)} frames' + (f'\n{args.out}' if args.out else ''))
+    print_table([list(r.values()) for r in rows], ('frame', 'label', 'x [px]', 'y [px]', 'width', 'height', 'conf', *['track']*args.track)); print(f'{len(rows)} objects in {len(scenes)} frames' + (f'\n{args.out}' if args.out else ''))
 
 def write_rows(
     path:Path, # .json or .csv
@@ -125,7 +126,7 @@ def write_rows(
     with atomic_path(path) as tmp:
         if path.suffix=='.json': tmp.write_text(json.dumps(rows, indent=1) + '\n'); return
         if rows and 'frame' not in rows[0]: raise ConfigError(f'--out {path}: --z_where has no columns, write a .json file')
-        with tmp.open('w', newline='') as stream: out = csv.DictWriter(stream, ('frame', 'label', 'x', 'y', 'w', 'h', 'conf')); out.writeheader(); out.writerows(rows)
+        with tmp.open('w', newline='') as stream: out = csv.DictWriter(stream, list(rows[0]) if rows else ('frame', 'label', 'x', 'y', 'w', 'h', 'conf')); out.writeheader(); out.writerows(rows)
 
 # %% ../../nbs/cli/09_scenes.ipynb #fa4960f7
 def _extract_args(p):

@@ -27,7 +27,7 @@ from .probes import label_found
 from .space import Space, SpaceOut
 from .train import load_space
 from ..runs.record import Run
-from ..viz import PALETTE, figure_png
+from ..viz import PALETTE, figure_png, principal_plane
 
 # %% ../../nbs/objects/22_explorer.ipynb #8f38ce00
 def clips_of(
@@ -125,7 +125,11 @@ def boxes(
 @patch
 def code_points(self:SceneView)->tuple[np.ndarray, np.ndarray]: # Places `(M, 2)` of `found(.02)`; labels of the things they cover, `(M,)`, 0 for none
     "Lay codes out, once."
-    if self._map is None: f = self.found(0.); self._map = code_map(f.code, self.kind), label_found(f, self.clips.things)
+    if self._map is not None: return self._map
+    f = self.found(0.); sure = f.code[f.conf>.5] if (f.conf>.5).sum()>3 else f.code
+    at = principal_plane(f.code, sure) if self.kind=='pca' and len(sure)>3 else code_map(f.code, self.kind)
+    if len(at): low, high = np.percentile(at, (.5, 99.5), 0); at = at.clip(low, high) # a stray code must not shrink the others to a dot
+    self._map = at, label_found(f, self.clips.things)
     return self._map
 
 @patch
@@ -138,7 +142,7 @@ def show_map(
     "Draw the map of codes; rings mark those of one frame."
     f = self.found(0.); at, label = self.code_points(); sure = f.conf>thresh; here = sure & (f.frame==row); names = self.clips.classes or ['code']
     for c in np.unique(label[sure]): ax.scatter(*at[sure & (label==c)].T, s=6, lw=0, alpha=.7, color=PALETTE[c % len(PALETTE)] if c else '#9aa3ad', label=(names[c] if c<len(names) else str(c)).replace('no_label', 'nothing'))
-    ax.scatter(*at[here].T, s=40, facecolors='none', edgecolors='k', lw=1); ax.set(xticks=[], yticks=[]); ax.set_title(f'codes ({self.kind}), rings: this frame', fontsize=7)
+    ax.scatter(*at[here].T, s=40, facecolors='none', edgecolors='k', lw=1); ax.set(xticks=[], yticks=[]); ax.set_title(f'codes ({self.kind})' + (', rings: this frame' if here.any() else ''), fontsize=7)
     if sure.any(): ax.legend(fontsize=6, frameon=False, markerscale=2, loc='best')
     return ax
 
