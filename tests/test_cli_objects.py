@@ -210,6 +210,17 @@ def test_old_checkpoints(made, capsys, tmp_path):
         if 'running' not in k and 'num_batches' not in k and k != 'step': assert torch.allclose(state[k], v, atol=1e-5), k
 
 
+def test_what_does_not_fit_is_said_before_anything_is_made(made, capsys, tmp_path):
+    top, run = made; save_space_checkpoint(Space(SpaceConfig(size=64, G=4, K=2)), tmp_path/'old.pth'); out = ('--cpu', '--dirty', 'record', '--out', tmp_path/'runs'); base = ('objects', 'train', '--recipe', 'space_nano', '--clips', top/'sprites', *out)
+    assert 'the network knows 64x64 pixels' in fails(capsys, 'objects', 'train', '--recipe', 'space_moc_sprites', '--clips', top/'sprites', *out) and 'G:' in fails(capsys, *base, 'model.params.G=3') and 'size:' in fails(capsys, *base, 'model.params.size=48')
+    assert 'grid' in fails(capsys, 'objects', 'train', '--recipe', 'space_nano', 'model.name=space', 'model.params={size: 64, G: 8, K: 2}', '--clips', top/'sprites', '--resume_ckpt', tmp_path/'old.pth', *out)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path/'p.png'); (tmp_path/'film').mkdir(); [Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path/'film'/f'{t}.png') for t in range(20)]
+    assert call('objects', 'record', '--source', tmp_path/'film', '--trail_length', 4, '--size', 32, '--cache', tmp_path/'c', '--out', tmp_path/'still') == 0   # nothing moves, nothing is labelled
+    assert 'no motion hints' in fails(capsys, 'objects', 'train', '--recipe', 'space_nano', '--clips', tmp_path/'still'/'train', *out) and 'no true boxes' in fails(capsys, 'objects', 'eval', '--model', run.dir, '--clips', tmp_path/'still', '-f', 'train', '--cpu', '--out', tmp_path/'e')
+    (tmp_path/'broken.mp4').write_bytes(b'no film'); (tmp_path/'broken.png').write_bytes(b'no picture'); describe = ('objects', 'describe', '--model', run.dir, '--cpu', '--input')
+    assert 'broken.mp4' in fails(capsys, *describe, tmp_path/'broken.mp4') and 'broken.png' in fails(capsys, *describe, tmp_path/'broken.png') and not (tmp_path/'runs').exists()
+
+
 def test_help_has_examples(capsys):
     for word in 'record train eval describe extract-bb classify show'.split():
         with pytest.raises(SystemExit) as e: call('objects', word, '--help')

@@ -21,8 +21,8 @@ def self_contained(page):
 def test_files_numbers_and_reuse(tmp_path):
     res = demo.run_demo(tmp_path, **FEW)
     assert list(res['scores']) == [*demo.VARIANTS, *demo.BASELINES] and res['scores']['differs from the background']['fscore'] > .8
-    assert json.loads((tmp_path/'metrics.json').read_text()) == res and (tmp_path/'scene.png').exists()
-    page = (tmp_path/'report.html').read_text(); assert self_contained(page) and page.count('<img') == 6 and '>nan<' not in page and str(tmp_path) not in page
+    assert json.loads((tmp_path/'metrics.json').read_text()) == res and (tmp_path/'scene.png').exists() and (tmp_path/'names.png').exists()
+    page = (tmp_path/'report.html').read_text(); assert self_contained(page) and page.count('<img') == 7 and '>nan<' not in page and str(tmp_path) not in page
     assert all((Run(tmp_path/'runs'/name).artifact('objects')/'metrics.csv').exists() for name in res['runs'].values())
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path/'runs').rglob('*.pt')}; assert stamps
     again = demo.train_demo(tmp_path, demo.demo_clips(tmp_path/'cache', 12, 12), steps=4, workers=1); assert {k: r.dir.name for k, r in again.items()} == res['runs'] and stamps == {p: p.stat().st_mtime_ns for p in (tmp_path/'runs').rglob('*.pt')}
@@ -59,7 +59,7 @@ def test_demo_reaches_its_goals(tmp_path):
     assert r.stdout.strip().splitlines()[-1] == f'report: {tmp_path/"demo"/"report.html"}'
     res = json.loads((tmp_path/'demo'/'metrics.json').read_text()); plain, moc = (res['scores'][name] for name in demo.VARIANTS)
     assert moc['fscore'] > .85 and moc['fscore'] > plain['fscore'] + .02 and moc['16_shot'] > .8 and moc['16_shot'] > plain['16_shot'] + .03 and moc['fscore'] > res['scores']['differs from the frame before']['fscore']
-    page = (tmp_path/'demo'/'report.html').read_text(); assert self_contained(page) and page.count('<img') == 6
+    page = (tmp_path/'demo'/'report.html').read_text(); assert self_contained(page) and page.count('<img') == 7
     assert res['peak_mb'] < 2000 and first < 360, (first, res['peak_mb'])   # 4 minutes on two idle cores; tests run beside others
     start = time.time(); r = subprocess.run(cmd, cwd=TOP, capture_output=True, text=True, env=env)
     assert r.returncode == 0 and json.loads((tmp_path/'demo'/'metrics.json').read_text())['runs'] == res['runs'] and time.time()-start < 90

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'BASELINES', 'DemoClips', 'demo_clips', 'demo_config', 'train_one', 'train_demo', 'motion_found',
-           'score_demo', 'score_rows', 'boxes_figure', 'curves_figure', 'motion_figure', 'write_report', 'health_reads',
-           'run_demo']
+           'score_demo', 'score_rows', 'boxes_figure', 'names_figure', 'curves_figure', 'motion_figure', 'write_report',
+           'health_reads', 'run_demo']
 
 # %% ../../nbs/objects/23_demo.ipynb #a05e4686
 import contextlib, json, multiprocessing, os, time
@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np
+import numpy as np, torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from ..core import Steps, atomic_path, peak_mb, progress
 from .clips import ObjectClips, sprite_clips
+from .describe import Scene
 from .evaluate import ObjectResult, evaluate_space, score_found
 from .explorer import SceneView
 from .figures import draw_boxes, health, show_few_shot
 from .metrics import Found
 from .motion import Motion, motion_hints, process_figure
-from .probes import SHOTS
+from .probes import SHOTS, FewShotProbe
 from .recipes import space_nano
 from .train import load_space, train_space
 from ..runs.config import RunConfig, config_hash
@@ -67,9 +69,7 @@ def train_one(
     with open(folder.with_suffix('.log'), 'a') as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log): train_space(cfg, folder, device='cpu', train=clips.train, test=clips.test, policy='record')
     return folder
 
-def _one_thread(cfg, folder, clips):
-    import torch
-    torch.set_num_threads(1); return train_one(cfg, folder, clips)
+def _one_thread(cfg, folder, clips): torch.set_num_threads(1); return train_one(cfg, folder, clips)
 
 def _epochs(folders, futures):
     "Yield once per finished epoch, until all are done."
@@ -145,6 +145,20 @@ def boxes_figure(
         axes[0].set_ylabel(name, fontsize=8)
     return fig
 
+def names_figure(
+    view:SceneView, # Model and clips
+    probe:FewShotProbe, # Names codes
+    rows:Sequence[tuple[int, int]], # Clip and frame of each column
+)->Figure: # Boxes with names, one colour per class
+    "Draw scene descriptions."
+    see = Scene(view.model, probe); fig = Figure(figsize=(6, 6/len(rows) + .1), layout='constrained')
+    for ax, (i, t) in zip(fig.subplots(1, len(rows), squeeze=False)[0], rows):
+        ax.imshow(view.frame(i, t), interpolation='nearest'); ax.set(xticks=[], yticks=[])
+        for thing in see(view.frame(i, t)):
+            left, top = thing.x - thing.w/2 - .5, thing.y - thing.h/2 - .5; low = top<.12*view.clips.size
+            ax.add_patch(Rectangle((left, top), thing.w, thing.h, fill=False, lw=1.2, color=PALETTE[view.clips.classes.index(thing.label) % len(PALETTE)])); ax.text(left, top + (thing.h if low else 0), thing.label, color='white', fontsize=5.5, va='top' if low else 'bottom')
+    return fig
+
 def curves_figure(
     runs:dict[str, Run], # By name
     columns:dict[str, str]={'log_like': 'log likelihood of a frame [nats]', 'n_objects': 'objects per frame', 'coverage': 'share of foreground'}, # Metric to axis label
@@ -185,6 +199,8 @@ def write_report(
     r.heading('A scene, taken apart').figure(fig := best.strip(rows[0][0]), 'Four frames of a clip: input, reconstruction, foreground, predicted boxes, background, and the share of the foreground (SPACE+MOC). Places and codes come first: after so few steps one colour has to do for all.')
     path.with_name('scene.png').write_bytes(figure_png(fig))
     r.heading('Boxes').figure(boxes_figure(views, rows), 'The fullest frames, and what each model finds in them.')
+    r.heading('A scene description').figure(fig := names_figure(best, res['SPACE+MOC'].probes[16], rows), 'What a policy would be told about the same frames: names by a linear classifier of codes that has seen 16 examples of each class, places by the boxes (SPACE+MOC).') if 16 in res['SPACE+MOC'].probes else r.text('There is no scene description: SPACE+MOC has found nothing.')
+    path.with_name('names.png').write_bytes(figure_png(fig))
     r.heading('Motion hints').figure(motion_figure(clips.test, rows[:3]), 'What is told to SPACE+MOC in training: pixels that differ from the background, their components, and one hint for the cell of each centre. No label is used.')
     chance = max(np.bincount(clips.test.things.label))/clips.test.things.n
     r.heading('Few examples').figure(show_few_shot({name: [{n: v.scores['relevant'][f'few_shot_accuracy_with_{n}'] for n in SHOTS}] for name, v in res.items() if name in runs}, chance).figure, 'Accuracy of a linear classifier of codes against the number of examples per class; dotted: always the most frequent class.')
