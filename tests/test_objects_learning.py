@@ -15,8 +15,10 @@ def test_every_plan_is_a_config_and_variants_differ_in_two_weights():
     for name, cfg in plans.items(): check_config(cfg); assert cfg.seed == int(name[-1]) and cfg.rollout.every == 1 and cfg.train.max_steps % cfg.data.train.params['epoch_size'] == 0
     for group in lo.GROUPS:
         a, b, c = (plans[f'{group}-{v}-0'] for v in ('space', 'space_m', 'space_moc')); same = dict(motion_weight=0, area_object_weight=0)
-        assert a.model == b.model == c.model and a.data == b.data == c.data and a.optim == c.optim and a.train == c.train
+        assert b.model == c.model and a.data == b.data == c.data and a.optim == c.optim and a.train == c.train
         assert moc_config(a).replace(**same) == moc_config(b).replace(**same) == moc_config(c).replace(**same)
+        start = dict(fix_alpha_steps=-1, fix_alpha=.1); games = group not in ('nano', 'sprites64')
+        assert space_config(a).replace(**start) == space_config(b) and (space_config(a).fix_alpha_steps, space_config(a).fix_alpha) == ((c.train.max_steps*2//5, .2) if games else (-1, .1)) # the published baseline has this help
         assert [(moc_config(x).motion_weight, moc_config(x).area_object_weight) for x in (a, b, c)] == [(0, 0), (100, 0), (100, 10)]
 
 

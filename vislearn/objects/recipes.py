@@ -109,7 +109,7 @@ def space_atari(
     model, moc, lr = SpaceConfig.atari(game, generation), (MocConfig.newer() if newer else MocConfig.atari(game)).variant(variant), (3e-5, 1e-3)
     if small:
         shrink = lambda ramp: (ramp[0]*steps//5000, max(1, ramp[1]*steps//5000), *ramp[2:])
-        model = SpaceConfig.nano().replace(size=64, G=16, pres_prior=shrink((0, 5000, .1, 1e-10)), scale_prior=shrink(model.scale_prior)); lr = (3e-4, 1e-3)
+        model = SpaceConfig.nano().replace(size=64, G=16, pres_prior=shrink((0, 5000, .1, 1e-10)), scale_prior=shrink(model.scale_prior), fix_alpha_steps=model.fix_alpha_steps*steps//5000, fix_alpha=model.fix_alpha); lr = (3e-4, 1e-3)
         moc = moc.replace(weight_images=16, dynamic_scheduling=False, motion_cooling_start_step=steps//2, motion_cooling_end_step=steps)
     common = dict(game=game, n=n, size=model.size) | (dict(motion=GAME_MOTION[game]) if game in GAME_MOTION else {})
     cfg = space_recipe('atari', model=model, moc=moc, common=common, steps=steps, bs=bs, lr=lr, game=game, seed=seed, amp=amp, description=f'{variant} on {game}' + ' at 64 pixels'*small)
