@@ -227,3 +227,20 @@ def test_help_has_examples(capsys):
         assert e.value.code == 0 and f'example:\n  vislearn objects {word} ' in capsys.readouterr().out
     with pytest.raises(SystemExit): call('demo', 'objects', '--help')
     assert 'vislearn demo objects' in capsys.readouterr().out
+
+
+def test_an_old_config_trains_on_its_old_folder(tmp_path, monkeypatch):
+    "main.py --config FILE KEY VALUE, with the data set that create_dataset.py has written."
+    monkeypatch.setenv('VISLEARN_CACHE', str(tmp_path/'cache')); rng = np.random.default_rng(0)
+    for split, n in (('train', 3), ('validation', 2)):
+        frames, hints = tmp_path/'data'/'Pong-v0'/'space_like'/split, tmp_path/'data'/'Pong-v0'/'mode'/split; frames.mkdir(parents=True); hints.mkdir(parents=True)
+        for i, t in itertools.product(range(n), range(4)):
+            x, y = rng.integers(4, 50, 2); picture = np.full((64, 64, 3), 60, np.uint8); picture[y:y + 8, x:x + 8] = (20, 90, 240); Image.fromarray(picture).save(frames/f'{i:05d}_{t}.png')   # BGR: an orange square
+            moving, pres, where = torch.zeros(64, 64), torch.zeros(16, 1), torch.zeros(16, 4); moving[y:y + 8, x:x + 8] = 1; cell = (y + 4)//16*4 + (x + 4)//16; pres[cell] = 1; where[cell] = torch.tensor([.125, .125, 2*(x + 4)/64 - 1, 2*(y + 4)/64 - 1])
+            for name, v in (('64', moving), ('z_pres', pres), ('z_where', where)): torch.save(v, hints/f'{i:05d}_{t}_{name}.pt')
+    (tmp_path/'pong.yaml').write_text(OLD.replace('../aiml_atari_data', str(tmp_path/'data')).replace('  G: 16\n', '  G: 4\n  img_shape: [64, 64]\n'))
+    words = ('objects', 'train', '--config', tmp_path/'pong.yaml', 'train.max_steps', 2, 'train.batch_size', 1, 'device_ids', '[0]', '--cpu', '--dirty', 'record', '--out', tmp_path/'runs')
+    assert call(*words) == 0; run = Run(next((tmp_path/'runs'/'objects.space').iterdir()))
+    assert run.config.data.train.name == 'folders' and run.config.label == 'atari_pong' and space_config(run.config).size == 64
+    from vislearn.objects.data import open_clips
+    clips = open_clips(run.config, 'test'); assert len(clips) == 2 and tuple(clips.frames[0:1][0, 0].reshape(-1, 3).max(0)) == (240, 90, 60) and clips.marks.n == 8   # RGB here
