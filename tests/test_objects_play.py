@@ -140,6 +140,8 @@ def test_truth_leaves_the_display_out():
 def test_lossy_eyes():
     game = CatchGame(); game.reset(0); count = lambda recall: sum(len(eyes(game.frame)) for eyes in [op.LossyScene(truth_of(game), recall)] for _ in range(500))
     assert count(0)==0 and count(1)==1000 and abs(count(.3) - 300)<60
+    shaky = op.LossyScene(truth_of(game), 1, jitter=2.); off = np.array([[a.x - b.x, a.y - b.y] for _ in range(500) for a, b in zip(shaky(game.frame), truth_of(game)(game.frame))])
+    assert off.shape==(1000, 2) and np.allclose(off.std(0), 2, atol=.2) and np.abs(off.mean(0)).max()<.3
     score = op.play_game(game, op.LossyScene(truth_of(game), .25), op.FollowPolicy(), op.CATCH, 0, 256); assert abs(score.unseen - .75)<.1
 
 

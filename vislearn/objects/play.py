@@ -54,17 +54,20 @@ class BlobScene:
 
 # %% ../../nbs/objects/21_play.ipynb #25e8212d
 class LossyScene:
-    "Sees each thing of another perceiver only now and then."
+    "Sees each thing of another perceiver only now and then, and not quite where it is."
     def __init__(self,
         perceiver:Perceiver, # What it looks with
         recall:float, # Probability of seeing a thing that the other one sees [0, 1]
-        seed:int=0, # Of the losses
-    ): self.perceiver, self.recall, self.rng = perceiver, recall, sample_rng(seed, 5, 0)
+        jitter:float=0., # Standard deviation of the error of its centre, in x and in y [px]
+        seed:int=0, # Of losses and errors
+    ): self.perceiver, self.recall, self.jitter, self.rng = perceiver, recall, jitter, sample_rng(seed, 5, 0)
     def __call__(self,
         frame:np.ndarray, # RGB uint8 `(H, W, 3)`
     )->list[Seen]: # Some of the things
         "Look, and lose some."
-        return [s for s in self.perceiver(frame) if self.rng.random()<self.recall]
+        kept = [s for s in self.perceiver(frame) if self.rng.random()<self.recall]
+        off = self.rng.normal(0, self.jitter, (len(kept), 2)).tolist() if self.jitter else [(0., 0.)]*len(kept)
+        return [s._replace(x=s.x + dx, y=s.y + dy) for s, (dx, dy) in zip(kept, off)]
 
 # %% ../../nbs/objects/21_play.ipynb #89184145
 FEATURES = ('offset', 'drift', 'gap', 'approach', 'own speed')
