@@ -105,7 +105,6 @@ def examples(run, found, clips):
 
 def about_clips(cfg):
     "The test clips, and how good their motion hints are."
-    from vislearn.objects.boxes import Things
     from vislearn.objects.motion import hit_scores
     clips = test_clips(cfg); things = clips.things.where(~clips.things.hud)
     return dict(clips=len(clips), frames=len(clips)*clips.T, things_per_frame=short(things.n/len(clips)/clips.T), motion=clips.info['motion'], hints={k: short(v) for k, v in hit_scores(clips.marks, things).items()})
