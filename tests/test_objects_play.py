@@ -80,6 +80,14 @@ def test_watch_remembers_and_looks_elsewhere():
     assert watch.reset().own is None and watch.missed=={'Player': 0, 'Ball': 0}
 
 
+def test_swapped_names_do_not_move_me():
+    "Two paddles look alike: mine cannot jump, unless it stays away."
+    watch = op.Watch(op.PONG, (200, 100)); watch([seen('Player', 90, 100)]); at = lambda *things: (watch(list(things)), tuple(watch.own*[100, 200]))[1]
+    assert at(seen('Player', 10, 40))==(90, 100) and watch.missed['Player']==1                                                   # the enemy, under my name
+    assert at(seen('Player', 10, 40), seen('Player', 90, 104))==(90, 104)                                                        # the nearer of two, though the other is surer
+    assert [at(seen('Player', 10, 40)) for _ in range(6)]==[(90, 104)]*5 + [(10, 40)]
+
+
 def test_drive_of_a_population_equals_each_alone():
     rng = np.random.default_rng(1); f = rng.normal(size=(7, 5))
     for hidden in (0, 3):

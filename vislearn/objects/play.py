@@ -106,16 +106,22 @@ class Watch:
 
     def reset(self)->'Watch':
         "Forget everything: another game begins."
-        self.own, self.target, self.shown_by, self.frames, self.missed = None, None, None, 0, dict.fromkeys((self.court.own, self.court.target), 0)
+        self.own, self.target, self.shown_by, self.frames, self.jumps, self.missed = None, None, None, 0, 0, dict.fromkeys((self.court.own, self.court.target), 0)
         return self
 
     def _where(self, seen, name): return next((np.array([s.x, s.y])/self.size for s in seen if s.label==name), None)
+
+    def _mine(self, seen, reach=.25, patience=5):
+        own = sorted((np.array([s.x, s.y])/self.size for s in seen if s.label==self.court.own), key=lambda at: 0 if self.own is None or self.jumps>=patience else np.hypot(*(at - self.own)))
+        far = bool(own) and self.own is not None and np.hypot(*(own[0] - self.own))>reach
+        self.jumps = self.jumps + 1 if far and self.jumps<patience else 0 if own else self.jumps
+        return own[0] if own and (not far or not self.jumps) else None
 
     def __call__(self,
         seen:Sequence[Seen], # Things of the next frame, the surest first
     )->np.ndarray: # Features, `(5,)`
         "Look at the next frame."
-        court = self.court; own, name = self._where(seen, court.own), court.target; target = self._where(seen, name); self.frames += 1
+        court = self.court; own, name = self._mine(seen), court.target; target = self._where(seen, name); self.frames += 1
         for key, found in ((court.own, own), (court.target, target)): self.missed[key] += found is None
         middle = np.array([.5, .5]); last = middle if self.target is None else self.target
         for name in (() if target is not None else court.instead):
