@@ -56,4 +56,4 @@ data: setup               ## make the small samples under data/ again
 	@$(BIN)/python tools/make_data.py
 
 clean:
-	@rm -rf _proc _site _docs .pytest_cache runs/demo runs/demo-video
+	@rm -rf _proc _site _docs .pytest_cache runs/demo runs/demo-video runs/demo-objects

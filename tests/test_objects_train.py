@@ -161,7 +161,8 @@ def test_other_optimizers_and_settings_of_training_train(tmp_path):
     for k, (fg, bg) in enumerate((('adam', 'adam'), ('adamw', 'rmsprop'), ('sgd', 'sgd'))):
         cfg = small(2); cfg = cfg.replace(optim=dict(fg=Optim(name=fg, lr=1e-4), bg=Optim(name=bg, lr=1e-4)))
         assert start(cfg, tmp_path/str(k)).status['state'] == 'finished'
-    cfg = small(4); assert start(cfg.replace(train=cfg.train.replace(accumulate=2)), tmp_path/'more').status['state'] == 'finished'
+    for k, more in enumerate((dict(accumulate=2), dict(clip_norm=None), dict(eval_every=3), dict(max_steps=None, epochs=2))):
+        cfg = small(4); run = start(cfg.replace(train=cfg.train.replace(**more)), tmp_path/f'more{k}'); assert run.status['state'] == 'finished' and load_space(run, best=True, device='cpu')
 
 
 def test_workers_change_nothing(tmp_path):
@@ -207,6 +208,14 @@ def test_health_warns_once_and_only_after_the_start():
 def test_pictures_tables_and_classifiers_are_kept(tmp_path):
     films = clips(12); cfg = small(2); cfg = cfg.replace(log=cfg.log.replace(images=True)); run = start(cfg, tmp_path/'run', train=films, test=films)
     names = {p.name for p in run.artifact('objects').rglob('*')}; assert {'scene_2.png', 'metrics.csv'} <= names, names
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    from vislearn.runs.local import spawn
+    run = Run.create(small(8, epoch_size=8, bs=4), tmp_path, policy='record')
+    assert spawn(run, 2, 0) == 0 and Run(run.dir).status['state'] == 'finished'
+    assert load_space(Run(run.dir), device='cpu').step > 0
 
 
 @pytest.mark.slow

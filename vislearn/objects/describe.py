@@ -24,7 +24,11 @@ from ..runs.record import Run
 # %% ../../nbs/objects/20_describe.ipynb #2493d109
 class Classifier(Protocol):
     "What names codes: a `FewShotProbe`, or any classifier of scikit-learn."
-    def predict(self, codes:np.ndarray)->np.ndarray: ...
+    def predict(self,
+        codes:np.ndarray, # `(M, D)`
+    )->np.ndarray: # Labels, `(M,)`
+        "Name codes."
+        ...
 
 Description = dict[int|str, list[tuple[float, ...]]]
 
