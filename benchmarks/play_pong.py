@@ -122,7 +122,6 @@ def pong_scene(args, results):
     old = old['values'] if same else {}; eyes = old.get('eyes') or sharpness(source, scene, policies['learned'], PONG, min(args.steps, 500), 8)
     courts = dict(learned_robust=PONG, learned=PONG, learned_enemy=PONG._replace(**ENEMY_COURT))
     about = dict(run=run.id, description=run.config.description, state=run.status['state'], step=run.status['step'], size=scene.model.cfg.size, G=scene.model.cfg.G, probe_examples=getattr(scene.probe, 'n', None))
-    policies['learned_instead'] = policies['learned']; courts['learned_instead'] = PONG._replace(instead=('Enemy',)) # the enemy stands in where the ball is not seen
     return dict(scene=about, eyes=eyes) | played(args, source, scene, policies, courts, old)
 
 
