@@ -130,7 +130,6 @@ def catch_run(args):
     from vislearn.objects.clips import record_clips
     from vislearn.objects.recipes import space_nano
     from vislearn.objects.train import train_space
-    from vislearn.runs.config import Part
     from vislearn.runs.record import Run
     from vislearn.synth.catch import CatchGame
     folder = TOP/'runs'/'play_pong'/('catch-quick' if args.quick else 'catch-space_moc-0'); steps = 300 if args.quick else 1500

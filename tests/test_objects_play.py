@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from vislearn.core import ConfigError, DataError, UserError
 from vislearn.objects import play as op
-from vislearn.objects.atari import OcAtariSource, find_ocatari
+from vislearn.objects.atari import OcAtariSource
 from vislearn.objects.clips import record_clips
 from vislearn.objects.describe import Seen
 from vislearn.objects.frames import FrameSource, play, things_table
