@@ -48,13 +48,21 @@ GROUPS = list(dict.fromkeys(name.partition('-')[0] for name in PLANS))
 
 
 def test_clips(cfg, n=TEST):
-    "Clips never trained on, with what can be found: in MsPacman no pills, of which there are 150, and no ghosts in the frames in which they flicker."
+    "Clips never trained on, with what can be found: in MsPacman no pills, of which there are 150, and ghosts and power pills in the frames in which they are drawn."
     from vislearn.objects.clips import ObjectClips
     from vislearn.objects.data import open_clips
     clips = open_clips(cfg.replace(data=cfg.data.replace(common=cfg.data.common | dict(n_test=n))), 'test')
     if cfg.data.common.get('game')!='MsPacman': return clips
-    things = clips.things; wanted = things.hud | (things.visible & (things.label!=clips.classes.index('Pill')))
+    things = clips.things; power = things.label==clips.classes.index('PowerPill')
+    wanted = things.hud | ((things.label!=clips.classes.index('Pill')) & (power & shown(clips) | ~power & things.visible))
     return ObjectClips(clips.frames, clips.maps, things.where(wanted), clips.marks, clips.background, clips.info)
+
+
+def shown(clips):
+    "Is there red, as in a power pill, in the middle of each thing? These blink, so a background made of the most frequent colours has them or not by chance."
+    import numpy as np
+    t = clips.things; x, y = ((t.xyxy[:, :2] + t.xyxy[:, 2:])/2*clips.size).astype(int).clip(0, clips.size - 1).T; red = np.asarray(clips.frames[:])[..., 0].reshape(-1, clips.size, clips.size)
+    return red[t.frame, y, x]>80
 
 
 def train(name):

@@ -211,14 +211,6 @@ def test_pictures_tables_and_classifiers_are_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path):
-    from vislearn.runs.local import spawn
-    run = Run.create(small(8, epoch_size=8, bs=4), tmp_path, policy='record')
-    assert spawn(run, 2, 0) == 0 and Run(run.dir).status['state'] == 'finished'
-    assert load_space(Run(run.dir), device='cpu').step > 0
-
-
-@pytest.mark.slow
 def test_O16_nano_finds_sprites_and_knows_them_again(tmp_path):
     "Spec 16.2: two trainings of 1500 steps."
     world = lambda cfg: cfg.replace(data=cfg.data.replace(common=cfg.data.common | dict(n_test=256)))
