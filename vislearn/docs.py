@@ -6,7 +6,7 @@
 __all__ = ['class_fields', 'show_symbol']
 
 # %% ../nbs/11_docs.ipynb #32e8842e
-import ast, inspect, textwrap
+import ast, inspect, sys, textwrap
 from pydantic import BaseModel
 
 # %% ../nbs/11_docs.ipynb #4e91c87d
@@ -22,6 +22,11 @@ def class_fields(
     return '\n'.join([f'class {cls.__name__}' + (f'({bases}):' if bases else ':')] + [row for rows in fields for row in rows] + ['    ...']*(not fields))
 
 # %% ../nbs/11_docs.ipynb #76fcade4
+def _exported(cls):
+    "Find the exported twin of a class that was defined in a session."
+    modules = [m for n, m in sys.modules.items() if n.startswith('vislearn.') and cls.__name__ in getattr(m, '__all__', ())] if cls.__module__=='__main__' else []
+    return getattr(modules[0], cls.__name__) if modules else cls
+
 def show_symbol(
     sym:object, # Function or class
     name:str|None=None, # Title, if another than its own name
@@ -30,5 +35,5 @@ def show_symbol(
     "Document a symbol; a config class by its fields."
     from nbdev.showdoc import BasicMarkdownRenderer
     page = BasicMarkdownRenderer(sym, name=name, title_level=title_level)
-    if inspect.isclass(sym) and issubclass(sym, BaseModel): page.dm = class_fields(sym)
+    if inspect.isclass(sym) and issubclass(sym, BaseModel): page.dm = class_fields(_exported(sym))
     return page
