@@ -6,7 +6,7 @@
 __all__ = ['class_fields', 'show_symbol']
 
 # %% ../nbs/11_docs.ipynb #32e8842e
-import ast, inspect, sys, textwrap
+import ast, importlib, inspect, textwrap
 from pydantic import BaseModel
 
 # %% ../nbs/11_docs.ipynb #4e91c87d
@@ -24,8 +24,9 @@ def class_fields(
 # %% ../nbs/11_docs.ipynb #76fcade4
 def _exported(cls):
     "Find the exported twin of a class that was defined in a session."
-    modules = [m for n, m in sys.modules.items() if n.startswith('vislearn.') and cls.__name__ in getattr(m, '__all__', ())] if cls.__module__=='__main__' else []
-    return getattr(modules[0], cls.__name__) if modules else cls
+    from vislearn._modidx import d as index
+    homes = [module for module, names in index['syms'].items() if f'{module}.{cls.__name__}' in names] if cls.__module__=='__main__' else []
+    return getattr(importlib.import_module(homes[0]), cls.__name__) if homes else cls
 
 def show_symbol(
     sym:object, # Function or class
