@@ -24,7 +24,7 @@ def class_fields(
 # %% ../nbs/11_docs.ipynb #76fcade4
 def _exported(cls):
     "Find the exported twin of a class that was defined in a session."
-    from vislearn._modidx import d as index
+    index = importlib.import_module('vislearn._modidx').d # nbdev's list of all exported names
     homes = [module for module, names in index['syms'].items() if f'{module}.{cls.__name__}' in names] if cls.__module__=='__main__' else []
     return getattr(importlib.import_module(homes[0]), cls.__name__) if homes else cls
 
