@@ -221,3 +221,12 @@ def test_O16_nano_finds_sprites_and_knows_them_again(tmp_path):
     moc, plain = got['space_moc'], got['space']
     assert moc['fscore'] >= .80 and moc['few_shot_accuracy_with_16'] >= .75, moc
     assert moc['fscore'] - plain['fscore'] >= .05, (moc['fscore'], plain['fscore'])
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    "One test batch for two processes: the one that has none must not fall behind."
+    from vislearn.runs.local import spawn
+    run = Run.create(small(8, epoch_size=8, bs=4), tmp_path, policy='record')
+    assert spawn(run, 2, 0) == 0 and Run(run.dir).status['state'] == 'finished'
+    assert load_space(Run(run.dir), device='cpu').step > 0

@@ -33,7 +33,9 @@ class CB(Callback):
         inner = event_name in ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step', 'after_step', 'after_cancel_batch', 'after_batch')
         here = self.run_train if getattr(self, 'training', True) else self.run_valid
         method = getattr(type(self), event_name, None)
-        if method and self.run and (here or not inner): method(self)
+        try:
+            if method and self.run and (here or not inner): method(self)
+        except StopIteration as e: raise RuntimeError(f'{type(self).__name__}.{event_name}: an iterator had nothing to give') from e # fastai would take it for the end of the list of callbacks
         if event_name=='after_fit': self.run = True
 
     @property

@@ -8,7 +8,7 @@ __all__ = ['METRICS', 'PARTS', 'GuideCB', 'SpaceLoss', 'log_like', 'kl_all', 'pi
            'objects_cb', 'eval_numbers', 'train_space', 'load_space']
 
 # %% ../../nbs/objects/19_train.ipynb #2fe988a7
-import warnings
+import importlib, warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -169,8 +169,8 @@ class HealthCB(CB):
         after:int=500, # Steps before the first warning: at the beginning every network looks ill
     ): self.record, self.after, self.told, self.read = run, after, set(), {}
     def after_epoch(self):
-        net, batch = self.learn.bare_model, next(iter(self.dls.valid))
-        with quiet(net): out = net(batch[0])
+        net, batch = self.learn.bare_model, self.dls.valid.fn(0, 0) # the same in every process: with few test clips some have none of their own
+        with quiet(net): out = net(batch[0].to(self.dls.device))
         hints = batch[2].flatten(0, 1) if len(batch)==4 else None
         self.read, told = health(out, hints, (float(net.scale_prior), net.cfg.z_scale_std))
         done = min((self.epoch + 1) * len(self.dls.train), self.learn.steps_planned)
@@ -248,5 +248,6 @@ def load_space(
     "Load the model that a run has trained."
     run = run if isinstance(run, Run) else Run(run, root)
     if run.config.task!='objects.space': raise ConfigError(f'{run.id} is a run of {run.config.task}, expected one of objects.space')
+    importlib.import_module('vislearn.objects.describe') # gives models `describe`
     state = run.load('best' if best and 'best' in run.ckpt.index else 'last')
     return freeze(fill_state(Space(space_config(run.config)), state['model'], run.id)).to(device or default_device())
