@@ -8,7 +8,7 @@ The slow side is tests/space_reference.py: the original's order, with the weight
 CPU groups use one thread of torch; every group runs in a process of its own; see harness.py. The promises are targets of the project, met or not: "met" says which.
 """
 import importlib.util, sys, tempfile, time
-from harness import entry, group, main
+from harness import entry, group, main, seconds
 
 
 def turns(repeats, *fns, warm=1):
@@ -237,16 +237,6 @@ def record(quick):
     config = dict(game='Pong', clips=n, frames=clips.T, steps=runs[0][2], labels=bool(clips.labelled), things=int(clips.things.n), size=clips.size, motion=clips.info.get('motion'))
     yield entry('record Pong, per second of CPU time', 'frames/s', [r[0] for r in runs], None, config, better='higher', limit=1500.)
     yield entry('record Pong, wall time', 'frames/s', [r[1] for r in runs], None, config, better='higher')
-
-
-def seconds(fn, repeats, warm=3):
-    "Seconds of every call on the GPU, the queue emptied before and after."
-    import torch
-    out = []
-    for k in range(warm+repeats):
-        torch.cuda.synchronize(); start = time.perf_counter(); fn(); torch.cuda.synchronize()
-        if k >= warm: out.append(time.perf_counter()-start)
-    return out
 
 
 @group

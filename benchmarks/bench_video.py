@@ -9,7 +9,7 @@ CPU groups use one thread of torch; every group runs in a process of its own; se
 """
 import os, sys, time, traceback
 from functools import partial
-from harness import alternate, entry, group, main
+from harness import alternate, entry, group, main, seconds
 
 SIZES = dict(n_past=5, n_future=10, g_dim=128, z_dim=10, rnn_size=256, nf=64) # SM-MNIST, the defaults of the original's scripts
 SMALL = SIZES | dict(n_future=3, nf=8)
@@ -187,16 +187,6 @@ def data(quick):
     movies = MovingDigits(n_frames=n_frames); digits = movies.images.numpy().astype(np.float32)/255; rng = np.random.RandomState(0)
     fast, slow = alternate(3 if quick else 9, lambda: movies.batch(range(batch)), lambda: torch.from_numpy(np.stack([moving_digits(digits, n_frames, 2, rng) for _ in range(batch)])))
     yield entry('moving digits', 'batches/s', [1/t for t in fast], [1/t for t in slow], dict(batch=batch, frames=n_frames, digits=movies.name, threads=1), better='higher')
-
-
-def seconds(fn, repeats, warm=3):
-    "Seconds of every call on the GPU, the queue emptied before and after."
-    import torch
-    out = []
-    for k in range(warm+repeats):
-        torch.cuda.synchronize(); start = time.perf_counter(); fn(); torch.cuda.synchronize()
-        if k >= warm: out.append(time.perf_counter()-start)
-    return out
 
 
 @group

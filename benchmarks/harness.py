@@ -43,6 +43,16 @@ def alternate(repeats, *fns):
     return times
 
 
+def seconds(fn, repeats, warm=3):
+    "Seconds of every call on the GPU, the queue emptied before and after."
+    import torch
+    out = []
+    for k in range(warm+repeats):
+        torch.cuda.synchronize(); start = time.perf_counter(); fn(); torch.cuda.synchronize()
+        if k >= warm: out.append(time.perf_counter()-start)
+    return out
+
+
 def run_output(*cmd):
     "Output of a command in the repository, or an empty string."
     try: return subprocess.run(cmd, cwd=TOP, capture_output=True, text=True).stdout.strip()

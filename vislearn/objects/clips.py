@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
+from ..clips import hold_out
 from ..core import ConfigError, DataError, check_shape, content_hash, nearest, progress
 from .boxes import Things
 from .frames import FrameSource, mark_moving, mark_visible, open_source, things_table
@@ -95,10 +96,8 @@ def split(
     seed:int=0, # Of the choice
 )->tuple[ObjectClips, ObjectClips]: # For training, held out
     "Hold clips out."
-    n = max(1, round(share*len(self)))
-    if not 0<share<1 or n>=len(self): raise DataError(f'{len(self)} clips cannot be split with share {share}: both parts need at least one')
-    order = np.random.default_rng(seed).permutation(len(self))
-    return self.select(np.sort(order[n:])), self.select(np.sort(order[:n]))
+    train, held = hold_out(len(self), share, seed)
+    return self.select(train), self.select(held)
 
 @patch
 def hints(
