@@ -7,7 +7,7 @@ from PIL import Image
 from vislearn.clips import Clip, write_clips
 from vislearn.core import ConfigError, DataError, UserError, real_data
 from vislearn.objects.boxes import Things
-from vislearn.objects.frames import (ClipSource, FilmSource, FrameSource, SOURCES, SpriteSource, Thing, file_source, mark_moving, mark_visible, open_source, play, things_table, video_frames)
+from vislearn.objects.frames import (ClipSource, FilmSource, FrameSource, SOURCES, SpriteSource, Thing, file_source, mark_moving, mark_visible, open_source, play, things_table)
 from vislearn.synth.messages import BagOut
 from vislearn.synth.sprites import SpriteWorld
 
@@ -159,7 +159,7 @@ def test_bad_files(tmp_path):
     (tmp_path/'empty').mkdir(); write_pictures(tmp_path/'p', FILMS[0]); write('p/frame_3.png', b'\x89PNG'); write_pictures(tmp_path/'q', FILMS[0]); Image.fromarray(FILMS[0, 0, :16]).save(tmp_path/'q'/'frame_5.png')
     write_pictures(tmp_path/'one', FILMS[0, :1]); (tmp_path/'deep').mkdir(); Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path/'deep'/'0.png')
     for name, message in {'cut.mp4': 'damaged, or cut short|cut short: ', 'text.mp4': 'does not decode', 'zero.mp4': 'does not decode', 'a.txt': r'cannot play \.txt', 'a.npz': 'cannot be read as numbers', 'b.npy': 'cannot be read as numbers', 'c.bag': 'empty', 'c.mcap': r'does not begin like a \.mcap',
-            'objects.npz': 'no array of pictures in it', 'numbers.npz': 'no array of pictures', 'two.npy': r'expected uint8 frames \(T, H, W, 3\)', 'empty': 'nothing to play: expected videos', 'p': r'frame_3\.png: this picture does not decode', 'q': 'frames of 32x16 px, those before had 32x32: give size=', 'one': 'no film has two frames',
+            'objects.npz': 'no array of pictures in it', 'numbers.npz': 'no array of pictures', 'two.npy': r'expected uint8 frames \(T, H, W, 3\)', 'empty': 'nothing to read: expected folders of pictures', 'p': r'frame_3\.png: this picture does not decode', 'q': r'frame_5\.png: 32x16 pixels, but frame_0\.png has 32x32', 'one': 'no film has two frames',
             'deep': '16 or 32 bits per pixel', 'q/frame_1.png': 'one picture is no film', 'god.mp4': "no such file or folder .did you mean 'good.mp4'"}.items():
         with warnings.catch_warnings(), pytest.raises(UserError, match=message) as e:
             warnings.simplefilter('ignore'); play(open_source(tmp_path/name), 12)
@@ -175,7 +175,7 @@ def test_a_store_of_something_else_is_refused(tmp_path):
 
 def test_missing_av_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'av', None); (tmp_path/'a.mp4').write_bytes(b'x')
-    with pytest.raises(UserError, match=r"videos need PyAV: pip install 'vislearn\[video\]'"): next(video_frames(tmp_path/'a.mp4'))
+    with pytest.raises(UserError, match=r"videos need PyAV: pip install 'vislearn\[video\]'"): file_source(tmp_path/'a.mp4').reset()
 
 
 @pytest.mark.parametrize('options, message', [(dict(size=0), 'size must be'), (dict(step=0), 'step must be'), (dict(size=(1, 2, 3)), 'size must be')])

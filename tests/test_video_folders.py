@@ -2,38 +2,15 @@
 import json, subprocess, sys, tarfile, tracemalloc
 
 import numpy as np, pytest
-from PIL import Image
 
 from vislearn.clips import Clips
 from vislearn.core import DataError, UserError, real_data
+from vislearn.movies import Look, natural_key, read_pictures, read_video
 from vislearn.video import folders
-from vislearn.video.folders import (KTH_CLASSES, Look, bair_png_clips, cut_film, film_strip, find_films, fit_frame, folder_clips, kth_clips, kth_test_set, natural_key,
-                                    read_pictures, read_sequences, read_video, tub_clips)
+from vislearn.video.folders import KTH_CLASSES, bair_png_clips, cut_film, film_strip, folder_clips, kth_clips, kth_test_set, read_sequences, tub_clips
+from helpers import noise, pictures, video
 
 av = pytest.importorskip('av')
-
-
-def noise(n, h=24, w=32, seed=0):
-    "Smooth moving frames that survive a codec."
-    t, y, x = np.mgrid[:n, :h, :w]; phase = np.random.default_rng(seed).uniform(0, 6, 3)
-    return np.stack([127 + 100*np.sin(x/5 + t/4 + p)*np.cos(y/6 + p) for p in phase], -1).astype(np.uint8)
-
-
-def pictures(folder, frames, form='{}.png'):
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, f in enumerate(frames): Image.fromarray(f.squeeze()).save(folder/form.format(i))
-
-
-def video(path, frames, rate=25, codec='mpeg4', options=None, times=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), 'w', options=options or {}) as film:
-        stream = film.add_stream(codec, rate=rate); stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *frames.shape[1:3], 'yuv420p', 8_000_000
-        for i, f in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(f, format='rgb24')
-            if times: frame.pts = times[i]
-            film.mux(stream.encode(frame))
-        film.mux(stream.encode())
-    return path
 
 
 def test_pictures_are_sorted_by_number_and_equal_the_files(tmp_path):
@@ -49,51 +26,6 @@ def test_grey_and_steps(tmp_path):
     clips = folder_clips(tmp_path/'in', None, channels=1, step=3, root=tmp_path/'cache')
     grey = films[::3] @ np.array([.299, .587, .114])
     assert clips[0].frames.shape == (4, 24, 32, 1) and np.abs(clips[0].frames[..., 0] - grey).max() <= 1
-
-
-@pytest.mark.parametrize('channels', [1, 3, 4])
-def test_fit_halves_exactly_like_a_mean_of_a_linear_ramp(channels):
-    "Bilinear with area support reproduces a linear ramp: inside, pixel i of the half is the ramp at 2i + 0.5."
-    ramp = np.broadcast_to((4*np.arange(40))[None, :, None], (20, 40, channels)).astype(np.uint8)
-    half = fit_frame(ramp, (10, 20))
-    assert half.shape == (10, 20, channels) and (np.abs(half[:, 2:-2].astype(int) - (8*np.arange(2, 18) + 2)[None, :, None]) <= 1).all()
-    middle = fit_frame(ramp, 20, 'crop')
-    assert (middle == ramp[:, 10:30]).all(), 'a crop to the full height only cuts'
-
-
-def test_depth_is_no_transparency():
-    frame = np.full((8, 8, 4), 200, np.uint8); frame[..., 3] = 0; frame[:, 4:, 3] = 255
-    assert (fit_frame(frame, 4)[..., :3] == 200).all()
-
-
-@pytest.mark.parametrize('name,codec,limit', [('a.avi', 'mpeg4', 6), ('a.mp4', 'libx264', 6), ('a.mkv', 'libx264', 6), ('a.webm', 'libvpx', 9)])
-def test_video_equals_what_was_written(tmp_path, name, codec, limit):
-    films = noise(30); video(tmp_path/name, films, codec=codec); back = np.stack(list(read_video(tmp_path/name, Look(None))))
-    assert back.shape == films.shape and np.abs(back.astype(int) - films).mean() < limit
-    assert [int(np.abs(films.astype(int) - b).mean((1, 2, 3)).argmin()) for b in back] == list(range(30)), 'the right frames in the right order'
-    grey = np.stack(list(read_video(tmp_path/name, Look(16, channels=1, step=7)))); assert grey.shape == (5, 16, 16, 1)
-
-
-@pytest.mark.parametrize('fps', [25, 12.5, 10, 7, 1])
-def test_fps_takes_the_nearest_frames(tmp_path, fps):
-    films = noise(50); video(tmp_path/'a.avi', films); back = np.stack(list(read_video(tmp_path/'a.avi', Look(None))))
-    kept = np.stack(list(read_video(tmp_path/'a.avi', Look(None, fps=fps))))
-    which = [int(np.abs(back.astype(int) - k).sum((1, 2, 3)).argmin()) for k in kept]
-    assert len(kept) == len([k for k in range(1000) if k/fps*25 < 49.5]) and all(abs(i/25 - k/fps) <= .02 + 1e-9 for k, i in enumerate(which)), which
-
-
-@pytest.mark.parametrize('name,codec,options', [('a.avi', 'mpeg4', None), ('a.mp4', 'libx264', None), ('f.mp4', 'libx264', dict(movflags='faststart')), ('a.mkv', 'libx264', None), ('a.webm', 'libvpx', None)])
-@pytest.mark.parametrize('share', [.1, .4, .8])
-def test_a_video_cut_short_is_one_line(tmp_path, name, codec, options, share):
-    raw = video(tmp_path/name, noise(60), codec=codec, options=options).read_bytes(); (tmp_path/name).write_bytes(raw[:int(share*len(raw))])
-    with pytest.raises(DataError, match=rf'{name}: .*(cut short|damaged)') as err: list(read_video(tmp_path/name))
-    assert '\n' not in str(err.value)
-
-
-def test_files_that_are_no_films(tmp_path):
-    (tmp_path/'empty.mp4').write_bytes(b''); (tmp_path/'text.mkv').write_text('hello'*500)
-    for name in ('empty.mp4', 'text.mkv'):
-        with pytest.raises(DataError, match=name): list(read_video(tmp_path/name))
 
 
 def test_without_av_the_extra_is_named(tmp_path, monkeypatch):
@@ -145,14 +77,6 @@ def test_a_long_video_is_read_in_pieces_without_holding_it(tmp_path):
     video(tmp_path/'in'/'long.avi', np.tile(noise(24, 64, 64), (25, 1, 1, 1))); list(read_video(tmp_path/'in'/'long.avi', Look(8)))
     tracemalloc.start(); clips = folder_clips(tmp_path/'in', None, max_frames=30, root=tmp_path/'cache'); peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
     assert len(clips) == 20 and clips.lengths.sum() == 600 and peak < 3e6, peak
-
-
-def test_natural_order_and_find(tmp_path):
-    names = ['f2.png', 'f10.png', 'f1.png', 'F3.png', 'f002.png']
-    assert sorted(names, key=natural_key) == ['F3.png', 'f1.png', 'f002.png', 'f2.png', 'f10.png']
-    pictures(tmp_path/'v', noise(2)); (tmp_path/'v'/'film.mp4').write_bytes(b'x'); pictures(tmp_path/'.hidden', noise(2)); pictures(tmp_path/'w', noise(2)); (tmp_path/'w'/'._0.png').write_bytes(b'x')
-    films = find_films(tmp_path)
-    assert set(films) == {'v/film.mp4', 'w'} and [f.name for f in films['w']] == ['0.png', '1.png']
 
 
 # KTH ------------------------------------------------------------------------------------------------------------------

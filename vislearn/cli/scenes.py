@@ -85,9 +85,10 @@ def input_frames(
     most:int, # Frames at most
 )->Iterator[np.ndarray]: # uint8 `(H, W, 3)`
     "Read frames of whatever holds them."
+    from vislearn.movies import PICTURES, Look, read_pictures
     from vislearn.objects.clips import ObjectClips
-    from vislearn.objects.frames import PICTURES, open_source, picture_frames
-    if Path(path).suffix.lower() in PICTURES and Path(path).is_file(): yield from picture_frames([Path(path)]); return
+    from vislearn.objects.frames import open_source
+    if Path(path).suffix.lower() in PICTURES and Path(path).is_file(): yield from read_pictures([Path(path)], Look(None)); return
     if (Path(path)/'meta.json').exists() and json.loads((Path(path)/'meta.json').read_text()).get('kind')=='objects':
         clips = ObjectClips.open(path)
         for k in range(min(most, len(clips)*clips.T)): yield np.asarray(clips.frames[k//clips.T:k//clips.T + 1])[0, k%clips.T]

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from ..clips import Clips, check_frames, write_clips
 from ..core import DataError, file_fingerprint, nearest, real_data
-from .folders import Look, cut_film, fit_frame, natural_key, read_video, tub_clips
+from ..movies import Look, fit_frame, natural_key, read_video
+from .folders import cut_film, tub_clips
 
 # %% ../../nbs/video/02_episodes.ipynb #c28603da
 def align_actions(
