@@ -6,9 +6,9 @@ from torch import nn
 from vislearn.core import ConfigError, DataError, UserError
 from vislearn.objects import atari
 from vislearn.objects.atari import (AleSource, CLASSES, DqnAgent, OcAtariSource, RamReader, agents, atari_game, atari_games, dqn_net, find_ocatari, label_list,
-                                    label_quality, load_agent, relevant_filter)
+                                    load_agent, relevant_filter)
 from vislearn.objects.boxes import make_things
-from vislearn.objects.frames import FrameSource, open_source, play, things_table
+from vislearn.objects.frames import FrameSource, label_quality, mark_visible, open_source, play, things_table
 
 try: import ale_py
 except ImportError: ale_py = None
@@ -154,7 +154,7 @@ def test_all_games_with_labels():
     games = atari_games(labels=True); assert len(games) == 56
     for game in games:
         source = OcAtariSource(game); frames, things, _ = played(source, 300); table_ = things_table(things, source.classes, source.size)
-        print(f'{game:18} {source.size[0]} rows, {len(source.classes)-1:2} classes, {table_.n/300:6.1f} things per frame, labels that show {label_quality(frames, table_, mode(frames)):.2f}')
+        print(f'{game:18} {source.size[0]} rows, {len(source.classes)-1:2} classes, {table_.n/300:6.1f} things per frame, labels that show {label_quality(mark_visible(table_, frames, mode(frames)), source.classes).get("all", np.nan):.2f}')
         assert table_.n > 0
 
 
@@ -322,12 +322,13 @@ def test_label_quality_against_a_loop():
     x, y = rng.integers(0, W-4, M), rng.integers(0, H-4, M); w, h = rng.integers(1, 5, (2, M)); frame = np.sort(rng.integers(0, R, M))
     things = make_things(frame, 1, np.c_[x/W, y/H, (x+w)/W, (y+h)/H], hud=rng.random(M) < .3)
     slow = np.array([(frames[f, b:b+d, a:a+c] != background[b:b+d, a:a+c]).any() for f, a, b, c, d in zip(frame, x, y, w, h)])
-    assert label_quality(frames, things, background) == label_quality(frames, things, np.stack([background]*R)) == slow[~things.hud].mean() and 0 < slow.sum() < M
+    assert all((mark_visible(things, frames, back).visible == slow).all() for back in (background, np.stack([background]*R))) and 0 < slow.sum() < M
+    assert label_quality(mark_visible(things, frames, background), ['no_label', 'a']) == {k: round(slow[~things.hud].mean(), 4) for k in ('all', 'a')}
 
 
 @needs_labels
 @pytest.mark.parametrize('game, least, most', [('Pong', .99, 1), ('Freeway', .85, .95), ('MsPacman', .02, .2)])
 def test_label_quality(game, least, most):
     "Share of labels that show over 240 frames; over 400 it was before: Pong and Boxing all, Freeway .90, MsPacman .07."
-    source = OcAtariSource(game); frames, things, _ = played(source, 240); quality = label_quality(frames, things_table(things, source.classes, source.size), mode(frames[::3]))
+    source = OcAtariSource(game); frames, things, _ = played(source, 240); quality = label_quality(mark_visible(things_table(things, source.classes, source.size), frames, mode(frames[::3])), source.classes)['all']
     print(game, round(quality, 3)); assert least <= quality <= most

@@ -6,8 +6,8 @@ from PIL import Image
 
 from vislearn.core import ConfigError, DataError
 from vislearn.objects.boxes import Things, make_things
-from vislearn.objects.clips import ObjectClips, Part, label_quality, paint_boxes, play_windows, record_clips, resize_frames, resize_maps, root_images, sprite_clips, write_objects
-from vislearn.objects.frames import Thing
+from vislearn.objects.clips import ObjectClips, Part, paint_boxes, play_windows, record_clips, resize_frames, resize_maps, root_images, sprite_clips, write_objects
+from vislearn.objects.frames import Thing, label_quality
 from vislearn.objects.motion import Motion, hit_scores, motion_hints, root_mode, trail_mode
 from vislearn.store import verify_store
 from vislearn.synth.sprites import SpriteWorld

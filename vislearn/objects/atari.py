@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'import_ale', 'find_ocatari', 'atari_games', 'atari_game', 'RamReader', 'label_list', 'relevant_filter',
-           'DqnAgent', 'dqn_net', 'load_agent', 'agents', 'AleSource', 'OcAtariSource', 'label_quality']
+           'DqnAgent', 'dqn_net', 'load_agent', 'agents', 'AleSource', 'OcAtariSource']
 
 # %% ../../nbs/objects/02_atari.ipynb #5547859f
 import ast, functools, importlib, importlib.metadata, importlib.util, itertools, re, sys, warnings, zipfile
@@ -17,8 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import nn
 from ..core import ConfigError, DataError, UserError, nearest, sample_rng
-from .boxes import Things
-from .frames import Thing, mark_visible
+from .frames import Thing
 
 # %% ../../nbs/objects/02_atari.ipynb #1ac72f99
 _FRAMES, _LABELS = 'pip install "vislearn[atari]"', 'pip install --no-deps ocatari==2.2.1'
@@ -341,13 +340,3 @@ class OcAtariSource(AleSource):
         if when=='game': self._reader.begin()
         self._things = self._reader.read(self.ale.getRAM(), self.ale.getScreenDims())
         if self.leave_out: self._things = [t for t in self._things if t.category not in self.leave_out]
-
-# %% ../../nbs/objects/02_atari.ipynb #2f13aa25
-def label_quality(
-    frames:np.ndarray, # `(R, H, W, 3)` uint8
-    things:Things, # Boxes of these frames
-    background:np.ndarray, # `(H, W, 3)` uint8, or one per frame
-)->float: # Share of the boxes that are not display and show [0, 1]; nan if there are none
-    "Measure how many labels can be seen at all."
-    scene = things.where(~things.hud)
-    return float(mark_visible(scene, frames, background).visible.mean()) if scene.n else float('nan')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLIT_SEEDS', 'Picked', 'ObjectClips', 'Part', 'write_objects', 'sprite_clips', 'Window', 'play_windows',
-           'resize_frames', 'resize_maps', 'paint_boxes', 'label_quality', 'record_clips', 'root_images']
+           'resize_frames', 'resize_maps', 'paint_boxes', 'record_clips', 'root_images']
 
 # %% ../../nbs/objects/04_clips.ipynb #737e2abf
 import hashlib, importlib, json
@@ -20,7 +20,7 @@ from PIL import Image
 from ..clips import hold_out
 from ..core import ConfigError, DataError, check_shape, content_hash, nearest, progress
 from .boxes import Things
-from .frames import FrameSource, mark_moving, mark_visible, open_source, things_table
+from .frames import FrameSource, label_quality, mark_moving, mark_visible, open_source, things_table
 from .motion import RARE, Motion, backgrounds, choose_motion, color_counts, hints_from_boxes, motion_hints, recent_change, root_mode, trail_mode
 from ..store import Rows, Store, StoreWriter, build_store, store_path
 from ..synth.sprites import SpriteWorld
@@ -270,14 +270,6 @@ def _compared(windows, T, motion, root):
     changed = np.concatenate([recent_change(np.stack(w.frames[-T-motion.changed:]), motion.changed)[-T:] for w in windows]) if motion.changed else None
     if motion.kind=='trail': return np.repeat(trail_mode(np.stack([np.stack(w.frames) for w in windows]), T), T, 0), changed
     return np.stack([f for w in windows for f in w.frames[-T-1:-1]]) if motion.kind in ('difference', 'flow') else root, changed
-
-def label_quality(
-    things:Things, # True boxes with `visible` set
-    classes:Sequence[str], # Their classes
-)->dict[str, float]: # Share of visible boxes: of `all`, and of each class; displays do not count
-    "Say whether labels speak of what can be seen."
-    scene = things.where(~things.hud); share = lambda m: round(float(scene.visible[m].mean()), 4)
-    return {} if not scene.n else dict(all=share(slice(None))) | {classes[k]: share(scene.label==k) for k in np.unique(scene.label)}
 
 # %% ../../nbs/objects/04_clips.ipynb #057b97f8
 def _choose(windows, motion, classes, ignored):

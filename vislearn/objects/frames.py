@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'Thing', 'FrameSource', 'SpriteSource', 'Played', 'play', 'things_table', 'mark_moving', 'mark_visible',
-           'FilmSource', 'ClipSource', 'file_source', 'open_source']
+           'label_quality', 'FilmSource', 'ClipSource', 'file_source', 'open_source']
 
 # %% ../../nbs/objects/01_frames.ipynb #67b94527
 import difflib, importlib, inspect, warnings, zipfile, zlib
@@ -158,6 +158,15 @@ def mark_visible(
         box = np.repeat(np.arange(len(tall)), tall); row = np.arange(len(box)) - np.repeat(np.cumsum(tall) - tall - y0, tall); at = (things.frame[span] - start)[box]
         visible[span] = np.bincount(box, run[at, row, x1[box]]!=run[at, row, x0[box]], len(tall))>0
     return things._replace(visible=visible)
+
+# %% ../../nbs/objects/01_frames.ipynb #028828b5
+def label_quality(
+    things:Things, # True boxes with `visible` found
+    classes:Sequence[str], # Names of the labels
+)->dict[str, float]: # Share of visible boxes [0, 1]: of `all`, and of each class; displays do not count, and without boxes it is empty
+    "Say whether labels speak of what can be seen."
+    scene = things.where(~things.hud); share = lambda mask: round(float(scene.visible[mask].mean()), 4)
+    return {} if not scene.n else dict(all=share(slice(None))) | {classes[k]: share(scene.label==k) for k in np.unique(scene.label)}
 
 # %% ../../nbs/objects/01_frames.ipynb #861242de
 class FilmSource:
