@@ -1,0 +1,41 @@
+"""The behaviour cloning of the original, written from its description: slow references, and the other side of the benchmark.
+
+Every sample of a batch is looked up by its own number, and the memory of the policy runs in a loop over steps.
+Only the two mistakes with the memory are left out: nothing is carried over between windows, and the memory is emptied
+before the first observation of an episode, not before its last one."""
+import numpy as np, torch
+
+
+def legacy_starts(n_rows, window, shift, order):
+    "First rows of the windows of one epoch, `ceil(n_rows/window)` of them, all moved by the same number of rows."
+    starts = [(w*window + shift) % n_rows for w in range(-(-n_rows//window))]
+    return [starts[i] for i in order]
+
+
+def assemble(arrays, starts, window):
+    "One batch, row by row: each array as `(window, B, ...)`; rows count modulo the number of rows."
+    n_rows, out = len(arrays[0]), []
+    for array in arrays:
+        steps = []
+        for t in range(window): steps.append(np.stack([array[(start + t) % n_rows] for start in starts]))
+        out.append(torch.from_numpy(np.stack(steps)))
+    return out
+
+
+def step_loop(policy, x, fresh):
+    "Run a policy over `(T, B, D)` one step at a time; `fresh` `(T, B)` says where an episode begins. Gives `(T, B, A)`."
+    state, out = policy.initial(x.shape[1]), []
+    for t in range(len(x)):
+        if state is not None: keep = (~fresh[t]).float()[None, :, None]; state = tuple(s*keep for s in state)
+        step = policy(x[t][:, None], state); state = step.state; out.append(step.pred[:, 0])
+    return torch.stack(out)
+
+
+def stacked(frames, starts, k, mode):
+    "Frame stack of every row, by a queue that is filled with the first frame when an episode begins."
+    out, queue = [], None
+    for t, frame in enumerate(np.asarray(frames, np.float32)):
+        queue = [frame]*k if t in set(int(s) for s in starts) else queue[1:] + [frame]
+        parts = queue if mode=='cat' else [b - a for a, b in zip(queue[:-1], queue[1:])][-(k - 1):]*(k>1) + [queue[-1]]
+        out.append(np.concatenate([np.ravel(p) for p in parts]))
+    return np.stack(out)
