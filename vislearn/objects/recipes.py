@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
+from fastcore.meta import delegates
 from ..core import ConfigError, nearest
 from .data import ObjectsData
 from .space import JOINT_GAMES, SpaceConfig
@@ -76,17 +77,16 @@ def space_nano(
     model = SpaceConfig.nano().replace(pres_prior=(0, max(1, 2*steps//3), .1, 1e-10))
     return space_recipe('sprites', model=model, moc=moc, data=ObjectsData(epoch_size=min(250, steps)), common=dict(preset='nano', n=n), steps=steps, bs=bs, lr=(3e-4, 1e-3), eval_clips=64, seed=seed, description=f'{variant} on sprites of 32 pixels')
 
+@delegates(space_nano)
 def space_moc_sprites(
     variant:Variant='space_moc', # Which losses
     seed:int=0, # Of weights, batches and noise
-    steps:int=1500, # Optimizer steps
-    bs:int=4, # Clips per batch
-    n:int=400, # Training clips
+    **kwargs:object, # `steps`, `bs` and `n`: see `space_nano`
 )->RunConfig: # Complete config
     "Find sprites of 64 pixels, in some minutes on one core."
-    cfg = space_nano(variant, seed, steps, bs, n); old = space_config(cfg)
-    model = SpaceConfig.small64().replace(pres_prior=old.pres_prior)
-    return cfg.replace(model=Part(name='compact', params=model.model_dump(mode='json', exclude={'arch'})), data=cfg.data.replace(common=dict(preset='small', n=n)), description=f'{variant} on sprites of 64 pixels')
+    cfg = space_nano(variant, seed, **kwargs)
+    model = SpaceConfig.small64().replace(pres_prior=space_config(cfg).pres_prior)
+    return cfg.replace(model=Part(name='compact', params=model.model_dump(mode='json', exclude={'arch'})), data=cfg.data.replace(common=cfg.data.common | dict(preset='small')), description=f'{variant} on sprites of 64 pixels')
 
 # %% ../../nbs/objects/18_recipes.ipynb #29ff042a
 GAMES = ('Pong', 'MsPacman', 'Carnival', 'Boxing', 'Tennis', 'SpaceInvaders', 'Riverraid', 'AirRaid', 'Skiing', 'Freeway')

@@ -11,17 +11,17 @@ __all__ = ['METRICS', 'PARTS', 'GuideCB', 'SpaceLoss', 'log_like', 'kl_all', 'pi
 import importlib, warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 import torch
+from fastcore.meta import delegates
 from pydantic import Field
 from torch import Tensor
 from ..callbacks import CB, EpochMeansCB
 from ..core import ConfigError, default_device, seed_all
-from ..learn import EvalCB, RunLearner, fit_run, init_weights, learner_options, make_learner, quiet
+from ..learn import EvalCB, RunLearner, init_weights, learner_options, make_learner, quiet
 from ..nets import fill_state, freeze
 from .clips import ObjectClips
 from .data import CLIP_SETS, open_clips, train_clips, valid_clips
-from .evaluate import ObjectResult, evaluate_space
+from .evaluate import ObjectResult, evaluate_space, without_classes
 from .figures import decomposition, health
 from .legacy import fill_space, read_space
 from .recipes import moc_config, objects_data, space_config
@@ -30,6 +30,7 @@ from .time import MocLoss
 from ..runs.config import Frozen, RunConfig
 from ..runs.distrib import is_main
 from ..runs.record import Run
+from ..training import kept_state, open_run, train_run
 
 # %% ../../nbs/objects/19_train.ipynb #eacf0ea4
 class GuideCB(CB):
@@ -115,6 +116,7 @@ class ObjectsEval(Frozen):
     clips:int = Field(256, ge=1)    # Clips that objects are counted on, at most [the original: 1024]
     game:str|None = None            # Game whose rules say which boxes are relevant
     images:int = Field(4, ge=1)     # Frames in the picture of the decomposition
+    leave_out:tuple[str, ...] = ()  # Classes that nobody has to find, such as the pills of MsPacman
 
 def space_model(
     cfg:RunConfig, # Complete config
@@ -129,9 +131,8 @@ def check_config(
     cfg:RunConfig, # Complete config
 )->None:
     "Find mistakes before anything is created."
-    space_config(cfg); moc_config(cfg); objects_data(cfg)
+    space_config(cfg); moc_config(cfg); objects_data(cfg); CLIP_SETS.find(cfg.data.train.name)
     if cfg.data.eval: ObjectsEval(**cfg.data.eval.params)
-    if cfg.data.train.name not in CLIP_SETS: open_clips(cfg) # says so
     if not isinstance(cfg.optim, dict) or set(cfg.optim)!={'fg', 'bg'}: raise ConfigError(f'optim: objects.space has one optimizer for each of fg and bg, got {", ".join(cfg.optim) if isinstance(cfg.optim, dict) else "a single one"}')
 
 def clips_fit(
@@ -154,6 +155,7 @@ def space_learner(
     "Make the learner of a config."
     check_config(cfg); data, model, bs = objects_data(cfg), space_config(cfg), cfg.train.batch_size
     train, test = [clips_fit(cfg, open_clips(cfg, split) if given is None else given) for given, split in ((train, 'train'), (test, 'test'))]
+    if cfg.data.eval: without_classes(test, ObjectsEval(**cfg.data.eval.params).leave_out) # says which class is unknown
     mix = model.direct_guidance or model.motion_input; G = model.G if mix or moc_config(cfg).needs_hints or moc_config(cfg).needs_clips else None
     net, moc = space_model(cfg), MocLoss(moc_config(cfg))
     dls = train_clips(train, bs, G, data, cfg.seed), valid_clips(test, bs, G, data.valid_clips)
@@ -207,7 +209,7 @@ def objects_cb(
         frames = torch.stack([torch.from_numpy(clips.frames[i:i + 1][0, t].copy()).permute(2, 0, 1) for i, t in enumerate(rows)])
         if cfg.log.images and is_main(): decomposition(frames, net(frames.to(learn.dls.device))).savefig(folder/f'scene_{step}.png', dpi=120)
         if not clips.labelled: return dict(objects=float(n_objects(net(frames.to(learn.dls.device)))))
-        result = evaluate_space(net.encode, clips, how.game, how.clips, device=learn.dls.device)
+        result = evaluate_space(net.encode, clips, how.game, how.clips, device=learn.dls.device, leave_out=how.leave_out)
         if is_main(): result.save(folder, step)
         return eval_numbers(result)
     return EvalCB(measure, cfg.rollout.every)
@@ -220,24 +222,20 @@ def eval_numbers(
     return {name: value for name, key in short.items() if (value := result.scores['relevant'].get(key, float('nan')))==value}
 
 # %% ../../nbs/objects/19_train.ipynb #6956fa73
+@delegates(train_run)
 def train_space(
     cfg:RunConfig, # Complete config; the folder's own one decides where there is a run already
     folder:Path|str|None=None, # This very run folder instead of a new one; an unfinished run in it goes on
-    out:Path|str|None=None, # Folder of run folders; default: the config's
     device:torch.device|str|None=None, # Default: CUDA if there is one
     train:ObjectClips|None=None, # Training clips; default: those of the config
     test:ObjectClips|None=None, # Clips never trained on; default: those of the config
-    policy:Literal['refuse', 'record', 'snapshot']='refuse', # What a new run does about code that is not committed
-    notes:dict={}, # Further fields of the manifest
+    **kwargs:object, # `out`, `policy` and `notes`: see `train_run`
 )->Run: # Finished run
     "Train into a run folder, or go on in it."
-    old = Run(folder) if folder and (Path(folder)/'manifest.json').exists() else None
-    learn = space_learner(old.config if old else cfg, train, test, device) # before a folder is made: a config that cannot train leaves nothing behind
-    run = old or Run.create(cfg, out, folder, policy=policy, notes=notes)
-    moc = learn.loss_func.moc; learn.add_cbs([HealthCB(run), EpochMeansCB(run, {name: loss_part(moc, name) for name in PARTS})])
-    if run.config.data.eval: learn.add_cb(objects_cb(run.config, run, test))
-    fit_run(learn, run)
-    return run
+    def watch(learn, run):
+        parts = {name: loss_part(learn.loss_func.moc, name) for name in PARTS}
+        return [HealthCB(run), EpochMeansCB(run, parts)] + ([objects_cb(run.config, run, test)] if run.config.data.eval else [])
+    return train_run(cfg, lambda cfg: space_learner(cfg, train, test, device), watch, folder, **kwargs)
 
 def load_space(
     run:Run|Path|str, # Run, its folder or id
@@ -246,8 +244,6 @@ def load_space(
     device:torch.device|str|None=None, # Default: CUDA if there is one
 )->Space: # Frozen model
     "Load the model that a run has trained."
-    run = run if isinstance(run, Run) else Run(run, root)
-    if run.config.task!='objects.space': raise ConfigError(f'{run.id} is a run of {run.config.task}, expected one of objects.space')
+    run = open_run(run, 'objects.space', root)
     importlib.import_module('vislearn.objects.describe') # gives models `describe`
-    state = run.load('best' if best and 'best' in run.ckpt.index else 'last')
-    return freeze(fill_state(Space(space_config(run.config)), state['model'], run.id)).to(device or default_device())
+    return freeze(fill_state(Space(space_config(run.config)), kept_state(run, best)['model'], run.id)).to(device or default_device())

@@ -8,20 +8,21 @@ __all__ = ['check_config', 'films_fit', 'SampleParams', 'svg_model', 'svg_callba
 
 # %% ../../nbs/video/15_train.ipynb #535767c9
 from pathlib import Path
-from typing import Literal
 import torch
+from fastcore.meta import delegates
 from pydantic import Field
 from torch import Tensor
 from ..callbacks import EmaCB, EpochMeansCB
 from ..clips import Clips
 from ..core import ConfigError, seed_all
-from ..learn import EvalCB, RunLearner, fit_run, init_weights, learner_options, make_learner
+from ..learn import EvalCB, RunLearner, init_weights, learner_options, make_learner
 from ..nets import fill_state, freeze
 from ..runs.config import Frozen, RunConfig
 from ..runs.distrib import is_main
 from ..runs.record import Run
+from ..training import kept_state, open_run, train_run
 from .callbacks import BetaCB, FeedOwnCB, KLMonitorCB
-from .data import Films, find_films, open_films, train_batches, valid_batches
+from .data import FILM_SETS, Films, open_films, train_batches, valid_batches
 from .figures import filmstrip, pick_rows, sample_sheet, save_gif
 from .generate import generate
 from .metrics import psnr, ssim
@@ -34,7 +35,7 @@ def check_config(
     cfg:RunConfig, # Complete config
 )->None:
     "Find mistakes before anything is created."
-    model, _, data, _ = svg_config(cfg), svg_loss(cfg), video_data(cfg), find_films(cfg.data.train.name)
+    model, _, data, _ = svg_config(cfg), svg_loss(cfg), video_data(cfg), FILM_SETS.find(cfg.data.train.name)
     if model.actions!='none' and data.augment.flip: raise ConfigError('augment.flip: a mirrored film does not fit its actions')
 
 def films_fit(
@@ -138,25 +139,20 @@ def write_samples(
     filmstrip({f'film {i}': torch.cat([f[:1] / 255, r]) for i, (f, r) in enumerate(zip(frames, rebuilt))}, n_past=frames.shape[1]).savefig(folder/f'rec_{epoch}.png', dpi=120)
 
 # %% ../../nbs/video/15_train.ipynb #49d7cfae
+@delegates(train_run)
 def train_svg(
     cfg:RunConfig, # Complete config; the folder's own one decides where there is a run already
     folder:Path|str|None=None, # This very run folder instead of a new one; an unfinished run in it goes on
-    out:Path|str|None=None, # Folder of run folders; default: the config's
     device:torch.device|str|None=None, # Default: CUDA if there is one
     train:Films|None=None, # Training films; default: those of the config
     test:Films|None=None, # Films never trained on; default: those of the config
-    policy:Literal['refuse', 'record', 'snapshot']='refuse', # What a new run does about code that is not committed
-    notes:dict={}, # Further fields of the manifest
+    **kwargs:object, # `out`, `policy` and `notes`: see `train_run`
 )->Run: # Finished run
     "Train into a run folder, or go on in it."
-    old = Run(folder) if folder and (Path(folder)/'manifest.json').exists() else None
-    learn = svg_learner(old.config if old else cfg, train, test, device) # before a folder is made: a config that cannot train leaves nothing behind
-    run = old or Run.create(cfg, out, folder, policy=policy, notes=notes)
-    depth = dict(mse_color=mse_color, mse_depth=mse_depth) if svg_config(run.config).channels==4 else {}
-    learn.add_cb(EpochMeansCB(run, dict(mse_step=mse_step, kld_step=kld_step) | depth))
-    if run.config.data.eval: learn.add_cb(samples_cb(run.config, run, test))
-    fit_run(learn, run)
-    return run
+    def watch(learn, run):
+        depth = dict(mse_color=mse_color, mse_depth=mse_depth) if svg_config(run.config).channels==4 else {}
+        return [EpochMeansCB(run, dict(mse_step=mse_step, kld_step=kld_step) | depth)] + ([samples_cb(run.config, run, test)] if run.config.data.eval else [])
+    return train_run(cfg, lambda cfg: svg_learner(cfg, train, test, device), watch, folder, **kwargs)
 
 def load_svg(
     run:Run|Path|str, # Run, its folder or id
@@ -165,8 +161,7 @@ def load_svg(
     ema:bool=True, # Take averaged weights, where the run has kept them?
 )->SVG: # Frozen model
     "Load the model that a run has trained."
-    run = run if isinstance(run, Run) else Run(run, root)
-    if run.config.task!='video.svg': raise ConfigError(f'{run.id} is a run of {run.config.task}, expected one of video.svg')
-    state, model = run.load('best' if best and 'best' in run.ckpt.index else 'last'), SVG(svg_config(run.config))
+    run = open_run(run, 'video.svg', root)
+    state, model = kept_state(run, best), SVG(svg_config(run.config))
     averaged = state['trackers'].get('ema_cb', {}).get('mean') if ema else None
     return freeze(fill_state(model, averaged or state['model'], run.id))
