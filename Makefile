@@ -1,4 +1,4 @@
-# make demo, demo-video, demo-objects: see it work.  make test: all that CI runs.  The rest is for developers (see CONTRIBUTING.md).
+# make demo, demo-video, demo-objects, demo-control: see it work.  make test: all that CI runs.  The rest is for developers (see CONTRIBUTING.md).
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ export MPLBACKEND ?= agg
 # ocatari is installed without what it asks for (numpy<2, opencv, pygame, ...): vislearn reads its labels without that
 UV = env UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $${PIP_INDEX_URL:+UV_DEFAULT_INDEX=$$PIP_INDEX_URL} $(BIN)/uv pip install -q -p $(BIN)/python
 
-.PHONY: setup demo demo-video demo-objects test slow sync site lab check bench data clean
+.PHONY: setup demo demo-video demo-objects demo-control test slow sync site lab check bench data clean
 
 setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 
@@ -18,6 +18,7 @@ setup: .venv/.installed   ## .venv with vislearn and everything its tests need
 	@echo "installing vislearn into .venv"
 	@$(BIN)/pip install -q uv==0.13.8 && $(UV) --compile-bytecode -c constraints.txt -e '.[dev]' || $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@$(UV) --no-deps ocatari==2.2.1 || $(BIN)/pip install -q --no-deps ocatari==2.2.1 || echo "ocatari could not be installed: Atari games have no labels"
+	@bash tools/system_packages.sh   # what simulators need to draw without a screen
 	@touch $@
 
 demo: setup               ## bags, patches, representation, cost, costmaps: runs/demo/report.html
@@ -28,6 +29,9 @@ demo-objects: setup       ## sprites, what moves, objects without labels, scores
 
 demo-video: setup         ## moving digits, what comes next, scores: runs/demo-video/report.html
 	@$(BIN)/vislearn demo video
+
+demo-control: setup       ## demonstrations, embeddings, a policy, its success: runs/demo-control/report.html
+	@$(BIN)/vislearn demo control
 
 test: setup               ## everything CI runs
 	@$(BIN)/python tools/check.py
@@ -47,13 +51,15 @@ lab: setup                ## JupyterLab on the notebooks
 
 check: sync test          ## before a commit
 
-bench: setup              ## benchmarks/terrain.json, runs.json and video.json
+bench: setup              ## benchmarks/terrain.json, runs.json, video.json, objects.json and control.json
 	@$(BIN)/python benchmarks/bench_terrain.py --out benchmarks/terrain.json
 	@$(BIN)/python benchmarks/bench_runs.py --out benchmarks/runs.json
 	@$(BIN)/python benchmarks/bench_video.py --out benchmarks/video.json
+	@$(BIN)/python benchmarks/bench_objects.py --out benchmarks/objects.json
+	@$(BIN)/python benchmarks/bench_control.py --out benchmarks/control.json
 
 data: setup               ## make the small samples under data/ again
 	@$(BIN)/python tools/make_data.py
 
 clean:
-	@rm -rf _proc _site _docs .pytest_cache runs/demo runs/demo-video runs/demo-objects
+	@rm -rf _proc _site _docs .pytest_cache runs/demo runs/demo-video runs/demo-objects runs/demo-control
