@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'MissingExtra', 'need', 'package_versions', 'SuccessRule', 'success_rule', 'Tally', 'EnvCard', 'check_size',
-           'resize_frame', 'check_action', 'ControlEnv', 'observation_space', 'LineWorld', 'FrameSkip', 'merge_frames',
-           'history_rows', 'stack_frames', 'Stacker']
+           'resize_frame', 'check_action', 'ControlEnv', 'observation_space', 'LineWorld', 'ExpertFailed', 'Expert',
+           'FrameSkip', 'merge_frames', 'history_rows', 'stack_frames', 'Stacker']
 
 # %% ../../nbs/control/04_wrappers.ipynb #dfa8983e
 import importlib, importlib.metadata, operator, warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import ModuleType
-from typing import Literal
+from typing import Literal, Protocol
 import gymnasium as gym, numpy as np
 from gymnasium import spaces
 from PIL import Image
@@ -281,6 +281,26 @@ class LineWorld(ControlEnv):
         obs = dict(state=np.array([self.place/8], np.float32))
         if self.card.pixels: obs['pixels'] = np.zeros((8, 72, 3), np.uint8); obs['pixels'][:, self.place*8:self.place*8+8] = (240, 200, 40)
         return obs
+
+# %% ../../nbs/control/04_wrappers.ipynb #cb0a5aa2
+class ExpertFailed(DataError):
+    "An expert has no plan for this episode."
+
+class Expert(Protocol):
+    "Knows what to do, because it may look at the simulator."
+    name:str # For messages and the data
+    def reset(self,
+        env:gym.Env, # After its own reset
+        seed:int, # Of what is random in the expert
+    ):
+        "Get ready for an episode."
+        ...
+    def act(self,
+        env:gym.Env, # At the present step
+        obs:dict, # Its last observation
+    )->int|np.ndarray: # Of the action space
+        "Choose an action, or raise `ExpertFailed`."
+        ...
 
 # %% ../../nbs/control/04_wrappers.ipynb #b81842bf
 class FrameSkip(gym.Wrapper):
