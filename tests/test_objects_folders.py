@@ -96,7 +96,7 @@ def test_one_line_for_every_missing_part(tmp_path, clips):
     table.unlink()
     with pytest.raises(DataError, match='00001_0.csv: boxes of this frame cannot be read'): again()
     table.write_text(lines); picture = at['frames']/'00002_1.png'; good = picture.read_bytes(); picture.write_bytes(good[:60])
-    with pytest.raises(DataError, match='00002_1.png: no picture that can be decoded'): again()
+    with pytest.raises(DataError, match='00002_1.png: this picture does not decode'): again()
     picture.unlink()
     with pytest.raises(DataError, match='stack 00002 has frames 0, 2, 3, the first has 4'): again()
     picture.write_bytes(good); assert len(again())==6 and not list((tmp_path/'cache').rglob('.*.tmp-*'))

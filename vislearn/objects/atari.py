@@ -222,7 +222,7 @@ def load_agent(
 )->DqnAgent: # Call it with a frame
     "Open a trained agent; pickled objects are refused."
     path = Path(path)
-    if not path.is_file(): raise DataError(f'{path}: no such file of an agent')
+    if not path.is_file(): raise DataError(f"{path}: no such file of an agent{nearest(str(path), ['random'])}")
     try:
         if zipfile.is_zipfile(path) and any('/code/' in n for n in zipfile.ZipFile(path).namelist()): return DqnAgent(torch.jit.load(path, map_location='cpu'))
         with warnings.catch_warnings(action='ignore'): state = torch.load(path, map_location='cpu', weights_only=True)
@@ -238,6 +238,7 @@ def agents(
 )->Callable[[np.ndarray], int]|Literal['random']: # Policy for `AleSource`
     "Find the agent of a game; without one, warn and play at random."
     if folder is not None and Path(folder).is_file(): return load_agent(folder)
+    if folder is not None and not Path(folder).is_dir(): raise DataError(f'{folder}: no such folder of agents, and no file of one')
     names = '|'.join({_plain(game), re.sub(r'(?<=[a-z])(?=[A-Z])', '_', game).lower()})
     found = sorted(p for p in Path(folder).glob('*') if re.search(rf'(?<![a-z])(?<!ms_)({names})(?!\d)', p.name.lower()) and p.is_file()) if folder is not None else []
     if found: return load_agent(found[0])

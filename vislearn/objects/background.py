@@ -57,6 +57,12 @@ def shuffle_factors(
     extra = size.bit_length() - 5
     return [4 if order.index(i)<extra else 2 for i in range(4)]
 
+def _growing(size:int, n_in:int, order:tuple[int, ...], n_out:int)->nn.Sequential:
+    "Four pixel shuffles from one pixel to a picture with `n_out` channels."
+    r = shuffle_factors(size, order)
+    return nn.Sequential(*conv_block(n_in, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
+        *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, n_out, 3, 1, 1))
+
 class MaskDecoder(nn.Module):
     "Paint the logit of a mask."
     def __init__(self,
@@ -64,9 +70,7 @@ class MaskDecoder(nn.Module):
         z_mask:int=32, # Size of the latent
     ):
         super().__init__()
-        r = shuffle_factors(size, (0, 3, 2, 1))
-        self.dec = nn.Sequential(*conv_block(z_mask, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
-            *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, 1, 3, 1, 1))
+        self.dec = _growing(size, z_mask, (0, 3, 2, 1), 1)
     def forward(self, z:Tensor)->Tensor: return self.dec(from_code(z))
 
 class CompDecoderStrong(nn.Module):
@@ -76,9 +80,7 @@ class CompDecoderStrong(nn.Module):
         z_comp:int=32, # Size of the latent
     ):
         super().__init__()
-        r = shuffle_factors(size, (0, 3, 1, 2))
-        self.dec = nn.Sequential(*conv_block(z_comp, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
-            *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, 3, 3, 1, 1))
+        self.dec = _growing(size, z_comp, (0, 3, 1, 2), 3)
     def forward(self, z:Tensor)->Tensor: return torch.sigmoid(self.dec(from_code(z)))
 
 class CompDecoder(nn.Module):

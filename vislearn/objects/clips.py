@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 from ..clips import hold_out
 from ..core import ConfigError, DataError, check_shape, content_hash, nearest, progress
+from ..movies import Look, read_pictures
 from .boxes import Things
 from .frames import FrameSource, label_quality, mark_moving, mark_visible, open_source, things_table
 from .motion import RARE, Motion, backgrounds, choose_motion, color_counts, hints_from_boxes, motion_hints, recent_change, root_mode, trail_mode
@@ -343,7 +344,7 @@ def record_clips(
     playing = _opened(source, agent, policy, options)
     if n is None and not hasattr(playing, 'films'): raise ConfigError(f'{playing.name} has no end: say how many clips with n')
     if motion and motion.kind=='trail' and not trail: raise ConfigError('motion trail needs a trail: trail=16')
-    if isinstance(background, (str, Path)): background = np.asarray(Image.open(background).convert('RGB'))
+    if isinstance(background, (str, Path)): background = next(read_pictures([Path(background)], Look(None)))
     warmup = warmup if warmup is not None else 50 if ':' in playing.name else 0; first = _identity(playing, seed); H, W = first['shape'][:2]
     if background is not None and background.shape!=(H, W, 3): raise DataError(f'background must be {(H, W, 3)} as the frames of {playing.name} are, got {background.shape}')
     size = size or (H if H==W<=128 else 128); game = playing.name.partition(':')[2]

@@ -308,12 +308,14 @@ def open_source(
 )->FrameSource: # Ready to `reset`
     "Open a source of frames by its name."
     if isinstance(name, Clips): name, load, rest = 'clips', partial(ClipSource, name), ''
-    elif not isinstance(name, (str, Path)): return name
+    elif isinstance(name, FrameSource): return name
+    elif not isinstance(name, (str, Path)): raise ConfigError(f'a source of frames must be a name, a path, clips or a FrameSource, got {type(name).__name__}')
     else:
         kind, _, rest = str(name).partition(':')
         if kind in SOURCES: load = _loader(kind)
         elif Path(name).expanduser().exists() or Path(name).suffix or '/' in str(name): load, rest = file_source, str(name)
         else: raise ConfigError(f'no source of frames {str(name)!r}{_like(str(name))}; known: {", ".join(_EXAMPLES[:4])}, atari:<Game>, ale:<Game>, or the path of a video, folder, npz, stored clips or bag')
-    known = list(inspect.signature(load).parameters)[bool(rest):]
+    params = inspect.signature(load).parameters; known = list(params)[bool(rest):]
     if unknown := set(options) - set(known): raise ConfigError(f'{name}: no option {min(unknown)!r}{nearest(min(unknown), known)}; options: {", ".join(known)}')
+    if missing := [k for k in known if params[k].default is inspect.Parameter.empty and k not in options]: raise ConfigError(f'{str(name).rstrip(":")}: say which {missing[0]}, for example {str(name).rstrip(":")}:Pong')
     return load(rest, **options) if rest else load(**options)

@@ -52,6 +52,10 @@ class SpaceConfig(Frozen):
         if not (power(self.G) and 2<=self.G<=self.size and self.size//self.G<=32): raise ValueError(f'G: a power of two that divides size={self.size} into cells of at most 32 pixels is needed, got {self.G}')
         sides = (16, 32) if self.arch=='space' else (8, 16, 32)
         if self.glimpse not in sides: raise ValueError(f'glimpse: {self.arch} knows {", ".join(map(str, sides))} pixels, got {self.glimpse}')
+        if self.cooling[1]<1: raise ValueError(f'cooling: its length must be at least 1 step, got {self.cooling[1]}')
+        for name, least, most in (('pres_prior', 0, 1), ('scale_prior', -math.inf, math.inf), ('tau', 1e-6, math.inf)):
+            start, stop, *values = getattr(self, name)
+            if start>stop or not all(least<=v<=most for v in values): raise ValueError(f'{name}: expected (from step, to step, from value, to value) with steps that rise and values{f" of at least {least:g}" if least>-math.inf else ""}{f" and at most {most:g}" if most<math.inf else ""}, got {getattr(self, name)}')
         if self.arch=='compact' and (self.K!=1 or self.motion_input): raise ValueError(f'K: the compact networks have one background and no motion_input, got K={self.K} and motion_input={self.motion_input}')
         return self
 
@@ -171,6 +175,13 @@ class SpaceOut(NamedTuple):
     def elbo_loss(self)->Tensor: "Loss of each picture, `(N,)`."; return self.kl - self.log_like + self.boundary
 
 # %% ../../nbs/objects/09_space.ipynb #15cac7d0
+def _before_load(module:nn.Module, state:dict[str, Tensor], prefix:str, meta:dict, strict:bool, *rest:object)->None:
+    "Say in one line what is wrong with a checkpoint of another network."
+    mine, G = {prefix + k: tuple(v.shape) for k, v in module.state_dict().items()}, module.cfg.G; theirs = {k: tuple(state[k].shape) if k in state else None for k in mine}
+    if (grid := theirs[f'{prefix}fg_module.img_encoder.offset']) and grid[-1]!=G: raise DataError(f'a checkpoint for a grid of {grid[-1]} x {grid[-1]} cells, this network has {G} x {G}: set G={grid[-1]}')
+    for k, shape in theirs.items():
+        if shape!=mine[k] and (shape or strict): raise DataError(f'a checkpoint of another network: {k} must be {mine[k]}, got {shape or "nothing"}: arch, size, glimpse, z_what and K must be those of the training')
+
 def _after_load(module:nn.Module, keys:object)->None: module.set_step(int(module.step)) # ramps follow the step of a checkpoint
 
 class Space(nn.Module):
@@ -185,7 +196,7 @@ class Space(nn.Module):
         self.register_buffer('step', torch.zeros((), dtype=torch.long))
         for name in ('tau', 'pres_prior', 'scale_prior', 'cooling', 'alpha_fixed', 'boundary_on'): self.register_buffer(name, torch.zeros(()), persistent=False)
         self.register_buffer('kernel', boundary_kernel(cfg.glimpse), persistent=False)
-        self.register_load_state_dict_post_hook(_after_load)
+        self.register_load_state_dict_pre_hook(_before_load); self.register_load_state_dict_post_hook(_after_load)
         self.set_step(0)
 
     def set_step(self,
@@ -203,9 +214,11 @@ class Space(nn.Module):
     )->Tensor: # `(N, 3, S, S)`, floats
         "Check pictures, lay frames of clips side by side, and bring values to [0, 1]."
         S = self.cfg.size
+        if not isinstance(x, Tensor): raise DataError(f'x must be a tensor, got {type(x).__name__}: torch.from_numpy(frames).permute(0, 3, 1, 2) makes one of frames (N, H, W, 3)')
         if x.ndim not in (4, 5) or tuple(x.shape[-3:])!=(3, S, S): raise DataError(f'x must be (N, 3, {S}, {S}) or (B, T, 3, {S}, {S}), got {tuple(x.shape)}: resize the pictures, or make a Space of their size')
+        if not (x.dtype==torch.uint8 or x.is_floating_point()): raise DataError(f'x must be uint8, or float in [0, 1], got {x.dtype}')
         x = x.flatten(0, 1) if x.ndim==5 else x
-        return x.to(self.tau.dtype)/255 if x.dtype==torch.uint8 else x
+        return x.to(self.tau.dtype)/255 if x.dtype==torch.uint8 else x.to(self.tau.dtype)
 
     def param_groups(self)->dict[str, list[nn.Parameter]]:
         "Give the parameters of foreground and background, which have their own optimisers."
@@ -258,7 +271,7 @@ def encode(self:Space,
     motion_map:Tensor|None=None, # Motion map, `(N, 1, S, S)`, for a network with `motion_input`
 )->Codes: # Boxes, probabilities, codes and depths of all cells
     "Describe pictures, the same way every time."
-    x, fg = self.pictures(x.to(self.tau.device)), self.fg_module
+    x, fg = self.pictures(x.to(self.tau.device) if isinstance(x, Tensor) else x), self.fg_module
     with torch.no_grad():
         heads = fg.img_encoder(x, motion_map)
         z_where = cell_boxes(heads.scale[..., :2], heads.shift[..., :2], fg.img_encoder.offset)

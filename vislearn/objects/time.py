@@ -238,13 +238,15 @@ def cooling(
 # %% ../../nbs/objects/10_time.ipynb #2280db22
 _FIELDS = 'z_what z_where z_pres_prob z_where_pure z_pres_prob_pure alpha_map alpha_map_pure'.split()
 
-def _check_hints(p:Tensor, motion:Tensor|None, hint_p:Tensor|None):
+def _check_hints(p:Tensor, alpha:Tensor, motion:Tensor|None, hint_p:Tensor|None, hint_where:Tensor|None, needed:bool):
     "Say in one line what does not fit."
-    if hint_p is None: raise DataError('motion hints are missing: SPACE-Time trains on (motion map, z_pres, z_where); for single images set motion_weight=0 and area_object_weight=0')
+    if hint_p is None or hint_where is None or motion is None: raise DataError('motion hints are missing: SPACE-Time trains on (motion map, z_pres, z_where); for single images set motion_weight=0 and area_object_weight=0')
     images, cells = hint_p.shape[0]*hint_p.shape[1], hint_p.shape[2]
     if images!=len(p): raise DataError(f'hints of {hint_p.shape[0]} clips with {hint_p.shape[1]} frames for {len(p)} images: clips and hints must have the same length')
     if cells!=p.shape[1]: raise DataError(f'hints for {math.isqrt(cells)} x {math.isqrt(cells)} cells, the model has {math.isqrt(p.shape[1])} x {math.isqrt(p.shape[1])}: make hints with the grid of the model')
     if motion.shape[:2]!=hint_p.shape[:2]: raise DataError(f'the motion map has {tuple(motion.shape[:2])} clips and frames, the hints have {tuple(hint_p.shape[:2])}')
+    if hint_where.shape!=(*hint_p.shape[:3], 4): raise DataError(f'z_where must be {(*hint_p.shape[:3], 4)} as z_pres is, got {tuple(hint_where.shape)}')
+    if needed and motion.shape[2:]!=alpha.shape[2:]: raise DataError(f'the motion map must be {(*hint_p.shape[:2], *alpha.shape[2:])} as the pictures are, got {tuple(motion.shape)}')
 
 def _no_hints(out:tuple, clip:Tensor)->tuple[Tensor, Tensor]:
     "Empty hints for terms that look at time only; the clip itself says how many frames there are."
@@ -271,7 +273,7 @@ class MocLoss(nn.Module):
         if not self.training or not self.cfg.needs_clips: return elbo
         if self.step.device!=elbo.device: self.to(elbo.device)
         if z_pres is None and motion is not None and not self.cfg.needs_hints: z_pres, z_where = _no_hints(out, motion)
-        _check_hints(out.z_pres_prob, motion, z_pres)
+        _check_hints(out.z_pres_prob, out.alpha_map_pure, motion, z_pres, z_where, self.cfg.needs_hints)
         with torch.autocast(elbo.device.type, enabled=False): return elbo + self.time_terms({k: getattr(out, k).float() for k in _FIELDS}, motion, z_pres.flatten(2).float(), z_where.float())
 
 # %% ../../nbs/objects/10_time.ipynb #442db096
