@@ -7,14 +7,14 @@ __all__ = ['KTH_CLASSES', 'cut_film', 'folder_clips', 'film_strip', 'read_sequen
            'bair_png_clips', 'tub_clips']
 
 # %% ../../nbs/video/01_folders.ipynb #af6ebb4e
-import json, re, tarfile, tempfile, warnings
+import re, warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from ..clips import Clip, Clips, write_clips
 from ..core import DataError, content_hash, file_fingerprint, progress
+from ..formats import open_tub
 from ..movies import Look, find_films, read_pictures, read_video
 
 # %% ../../nbs/video/01_folders.ipynb #ec6ce5aa
@@ -175,23 +175,6 @@ def bair_png_clips(
     return _store('bair_png', places[0], films, Look(None), pieces, dict(split=split), bad, root, dict(split=split, source='BAIR robot pushing (softmotion30_44k), camera image_aux1'))
 
 # %% ../../nbs/video/01_folders.ipynb #f830cb5f
-def _tub_records(folder):
-    manifest = folder/'manifest.json'
-    if not manifest.exists(): raise DataError(f'{folder}: no manifest.json, so this is no tub of a donkey car (format v2)')
-    try:
-        about = json.loads(manifest.read_text().splitlines()[-1])
-        rows = [json.loads(line) for name in about['paths'] for line in (folder/name).read_text().splitlines() if line.strip()]
-        gone = set(about.get('deleted_indexes', []))
-        return [(r['_index'], r.get('_session_id'), folder/'images'/r['cam/image_array'], (r['user/angle'], r['user/throttle'])) for r in rows if r['_index'] not in gone]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, IndexError, TypeError, OSError) as e: raise DataError(f'{folder}: the records of this tub cannot be read ({type(e).__name__}: {e})') from None
-
-def _unpack(path, stack):
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    try:
-        with tarfile.open(path) as tar: tar.extractall(folder, filter='data')
-    except (tarfile.TarError, EOFError, OSError) as e: raise DataError(f'{path}: this archive cannot be unpacked ({e})') from None
-    return next((m.parent for m in sorted(folder.rglob('manifest.json'))), folder)
-
 def tub_clips(
     path:Path|str, # Folder of a tub (format v2), or a `.tar.gz` of it
     size:int|tuple[int, int]|None=64, # Side, or height and width [px]; None keeps the size
@@ -204,10 +187,9 @@ def tub_clips(
     path, look = Path(path), Look(size, fit, channels).check()
     if not path.exists(): raise DataError(f'{path}: no such file or folder')
     def films():
-        with ExitStack() as stack:
-            records = _tub_records(path if path.is_dir() else _unpack(path, stack))
-            breaks = [i for i in range(1, len(records)) if records[i][0]!=records[i-1][0]+1 or records[i][1]!=records[i-1][1]]
+        with open_tub(path) as records:
+            breaks = [i for i in range(1, len(records)) if records[i].index!=records[i-1].index+1 or records[i].session!=records[i-1].session]
             for a, b in zip([0, *breaks], [*breaks, len(records)]):
                 part = records[a:b]
-                if len(part)>1: yield from cut_film(read_pictures([r[2] for r in part], look), max_frames, f'frame {part[0][0]}', np.array([r[3] for r in part[:-1]], np.float32))
+                if len(part)>1: yield from cut_film(read_pictures([r.picture for r in part], look), max_frames, f'frame {part[0].index}', np.array([(r.angle, r.throttle) for r in part[:-1]], np.float32))
     return write_clips('tub', dict(file=file_fingerprint(path), max_frames=max_frames, **look._asdict()), films, root, dict(source=path.name, actions=['angle', 'throttle']))
