@@ -77,7 +77,10 @@ def _atari(root, split, game='Pong', n=3000, n_test=256, motion='auto', seed=Non
     return record_clips(f'atari:{game}', n if split=='train' else n_test, motion=_motion(motion), seed=SPLIT_SEEDS[dict(test='validation').get(split, split)] if seed is None else seed + (split=='test'), **how)
 
 @CLIP_SETS.add('clips', own_split=False)
-def _clips(root, split): return ObjectClips.open(root/split if (root/split).is_dir() else root)
+def _clips(root, split):
+    there = [s for s in SPLIT_SEEDS if (root/s).is_dir()]
+    if there and split not in there: raise DataError(f'{root}: no folder {split} in it, found {" and ".join(there)}: record it with -f {split}, or name {root/there[0]} alone, of which a part is held out')
+    return ObjectClips.open(root/split if there else root)
 
 @CLIP_SETS.add('folders')
 def _folders(root, split, game=None, motion='auto', **how): return import_folders(root, game, dict(test='validation').get(split, split), motion=_motion(motion), **how)
