@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'grid_names', 'TileSheet', 'grid_mission', 'GridState', 'GridEnv', 'make_grid', 'GridExpert', 'BotExpert',
-           'GymEnv', 'make_gym']
+           'GymEnv', 'gym_names', 'make_gym']
 
 # %% ../../nbs/control/06_grids.ipynb #f0496ab7
 import os, re, warnings
@@ -351,6 +351,13 @@ def _actions(space, name):
     if isinstance(space, spaces.Box) and space.shape and len(space.shape)==1 and np.isfinite(space.low).all() and np.isfinite(space.high).all():
         return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
     raise ConfigError(f'{name}: actions must be one whole number or a vector with finite bounds, it has {space}')
+
+def gym_names()->list[str]: # Sorted
+    "List the registered ids that are no family of their own; some need more packages."
+    others = ('MiniGrid-', 'BabyAI-', 'MiniWorld-', 'ALE/', 'Adroit', 'Meta-World/', 'dm_control/', 'phys2d/', 'tabular/')
+    ids = [i for i, spec in gym.registry.items() if not i.startswith(others) and str(spec.entry_point).startswith('gymnasium.envs.')]
+    newest = {i.rpartition('-v')[0]: i for i in sorted(ids, key=lambda i: int(i.rpartition('-v')[2]))}
+    return sorted(newest.values())
 
 def make_gym(
     name:str, # For example `CartPole-v1`, `Pendulum-v1`
