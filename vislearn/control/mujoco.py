@@ -7,7 +7,7 @@ __all__ = ['ADROIT', 'SimTask', 'SimEnv', 'dmc_tasks', 'DmcTask', 'make_dmc', 'a
            'make_adroit', 'metaworld_tasks', 'MetaWorldTask', 'make_metaworld', 'ScriptedExpert']
 
 # %% ../../nbs/control/08_mujoco.ipynb #79ca4607
-import math, warnings
+import contextlib, io, math, warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +28,7 @@ class SimTask(Protocol):
     packages:tuple[str, ...] # Whose versions decide the data
     camera:int|str # Default camera
     size:int # Default height and width [px]
+    turned:bool # Is the camera mounted upside down?
     steps:int # Default time limit
     actions:int # Number of action dimensions
     proprio:int # How many of the first numbers of the state a robot feels itself
@@ -54,13 +55,14 @@ class SimEnv(ControlEnv):
         self.observation_space = observation_space(self._size if pixels else None, len(state), proprio=task.proprio)
         self.action_space = spaces.Box(-1, 1, (task.actions,), np.float32)
         if pixels: self._draw()
-        drawn = dict(profile=render, camera=task.camera, renderer=gl_info()['renderer']) if pixels else {}
+        drawn = dict(profile=render, camera=task.camera, turned=task.turned, renderer=gl_info()['renderer']) if pixels else {}
         self.card = EnvCard(task.name, task.family, pixels, self._size if pixels else None, render=drawn, max_steps=int(max_steps or task.steps),
             success=str(success_rule(task.name)), versions=package_versions('mujoco', *task.packages))
 
     def _draw(self):
         if self._renderer is None: self._renderer = FastRenderer(self.task.model, self._size, self.task.camera, self._profile)
-        return self._renderer(self.task.data)
+        frame = self._renderer(self.task.data)
+        return frame[::-1, ::-1].copy() if self.task.turned else frame
 
     def _begin(self, seed): self.task.start(int(self.np_random.integers(2**31)) if seed is None else int(seed))
 
@@ -102,7 +104,7 @@ def _suite():
 
 class DmcTask:
     "A task of DeepMind Control."
-    family, packages, camera, size, proprio = 'dmc', ('dm_control',), 0, 84, 0
+    family, packages, camera, turned, size, proprio = 'dmc', ('dm_control',), 0, False, 84, 0
     def __init__(self,
         name:str, # `DMC-<domain>-<task>`
     ):
@@ -110,7 +112,7 @@ class DmcTask:
         self.env = _suite().load(*task.split('-'), task_kwargs=dict(random=0))
         limit = self.env._step_limit; self.steps, self.env._step_limit = 1000 if math.isinf(limit) else round(limit), math.inf
         spec = self.env.action_spec(); self.low, self.high = (np.broadcast_to(b, spec.shape) for b in (spec.minimum, spec.maximum))
-        if not np.isfinite([self.low, self.high]).all(): self.low, self.high = -np.ones(spec.shape), np.ones(spec.shape)
+        if np.abs([self.low, self.high]).max()>1e6: self.low, self.high = -np.ones(spec.shape), np.ones(spec.shape) # no bounds
         self.actions = spec.shape[0]
 
     model = property(lambda self: self.env.physics.model.ptr)
@@ -176,14 +178,15 @@ ADROIT:Mapping[str, Mapping[str, str]] = dict( # task -> measure -> kind:name in
 
 class AdroitTask:
     "A task of the Adroit hand."
-    family, packages, camera, size, steps, proprio = 'adroit', ('gymnasium-robotics',), 'vil_camera', 256, 200, 0
+    family, packages, camera, turned, size, steps, proprio = 'adroit', ('gymnasium-robotics',), 'vil_camera', False, 256, 200, 0
     def __init__(self,
         name:str, # `Adroit-<task>`, or `HMS-<task>-v0` as it was called
         drop_ends:bool=True, # Does a dropped pen end the episode?
     ):
         name = f'Adroit-{name[4:].removesuffix("-v0")}' if name.startswith('HMS-') else name
         self.name, self.task, self.drop_ends = name, _one_of(name, 'Adroit-', list(ADROIT)), drop_ends
-        import_mujoco(name); need('gymnasium_robotics', name)
+        import_mujoco(name)
+        with contextlib.redirect_stderr(io.StringIO()): need('gymnasium_robotics', name) # prints a notice about the rewards that are not used here
         self.env = getattr(import_module(f'gymnasium_robotics.envs.adroit_hand.adroit_{self.task}'), f'AdroitHand{self.task.capitalize()}Env')()
         self.model, self.data, self.actions = self.env.model, self.env.data, self.env.action_space.shape[0]
 
@@ -237,11 +240,11 @@ def _metaworld():
 
 class MetaWorldTask:
     "A task of Meta-World, with start and goal drawn anew by every seed."
-    family, packages, camera, size, steps, actions, proprio = 'metaworld', ('metaworld',), 'corner2', 128, 500, 4, 4
+    family, packages, camera, turned, size, steps, actions, proprio = 'metaworld', ('metaworld',), 'corner2', True, 128, 500, 4, 4
     def __init__(self,
         name:str, # `MetaWorld-<task>`
     ):
-        self.name, self.task = name, _one_of(name.removesuffix('-v3').removesuffix('-v2'), 'MetaWorld-', metaworld_tasks())
+        self.task = _one_of(name.removesuffix('-v3').removesuffix('-v2'), 'MetaWorld-', metaworld_tasks()); self.name = f'MetaWorld-{self.task}'
         self.env = _metaworld().ALL_V3_ENVIRONMENTS[f'{self.task}-v3']()
         self.env._partially_observable = False; self.env.__dict__.pop('sawyer_observation_space', None)
         self.env._freeze_rand_vec, self.env.seeded_rand_vec, self.env._set_task_called, self.env.max_path_length = False, True, True, math.inf
