@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from scipy.sparse.csgraph import shortest_path
 from ..core import ConfigError, nearest
 
@@ -41,6 +42,11 @@ class FloorPlan:
                     spans = [(a, b) for a, b in zip(cuts[::2], cuts[1::2]) if a < b]
                     out += [(at, at, a, b) if axis == 0 else (a, b, at, at) for a, b in spans]
         return np.array(out)
+
+    @cached_property
+    def ends(self)->np.ndarray:
+        "Ends of the walls, `(K, 2)`: x, z [m]."
+        return np.unique(np.concatenate([self.walls[:, [0, 2]], self.walls[:, [1, 3]]]), axis=0)
 
     @cached_property
     def discs(self)->np.ndarray:
@@ -123,7 +129,7 @@ def sight(self:FloorPlan,
     r, d = self.body + margin - 1e-6, b-a
     flat = (self.walls[:, 1] > self.walls[:, 0])[:, None]
     fat = self.walls + np.where(flat, [0, 0, -r, r], [-r, r, 0, 0])
-    ends = np.unique(np.concatenate([self.walls[:, [0, 2]], self.walls[:, [1, 3]]]), axis=0)
+    ends = self.ends
     centres, radii = np.concatenate([ends, self.discs[:, :2]]), np.concatenate([np.full(len(ends), r), self.discs[:, 2] + r])
     to = centres - a[:, None]
     t = np.clip((to*d[:, None]).sum(-1) / np.maximum((d*d).sum(-1), 1e-12)[:, None], 0, 1)
@@ -135,8 +141,7 @@ def sight(self:FloorPlan,
 def nodes(self:FloorPlan)->tuple[np.ndarray, np.ndarray]: # Positions `(K, 2)` and shortest distances between them `(K, K)` [m]
     "Give the turning points of shortest paths, and how far they are from one another."
     if '_nodes' not in self.__dict__:
-        ends = np.unique(np.concatenate([self.walls[:, [0, 2]], self.walls[:, [1, 3]]]), axis=0)
-        rings = [(x, z, self.body/math.cos(math.pi/12), 12) for x, z in ends]
+        rings = [(x, z, self.body/math.cos(math.pi/12), 12) for x, z in self.ends]
         rings += [(x, z, (r+self.body)/math.cos(math.pi/24), 24) for x, z, r in self.discs]
         pts = np.array([(x + r*math.cos(2*math.pi*k/n), z + r*math.sin(2*math.pi*k/n)) for x, z, r, n in rings for k in range(n)])
         pts = pts[self.free(pts) & self.inside(pts)]
@@ -174,10 +179,10 @@ class Geodesic:
 # %% ../../nbs/control/10_floorplan.ipynb #5e5803eb
 @patch
 def show(self:FloorPlan,
-    ax:object=None, # Axes of matplotlib; new ones if absent
+    ax:Axes|None=None, # Where to draw; new axes if absent
     picture:np.ndarray|None=None, # Photograph from above to lay under it `(H, W, 3)`
     extent:tuple[float, ...]|None=None, # What it shows: x_min, x_max, z_max, z_min [m]
-)->object: # The axes
+)->Axes: # The axes
     "Draw the plan from above, z pointing down as in the simulator's top view."
     from matplotlib import pyplot as plt
     ax = ax or plt.subplots(figsize=(4, 4))[1]
