@@ -1,0 +1,127 @@
+"Playing many environments at once: same table for any number of them, and nothing is left when somebody dies."
+import os, signal, subprocess, sys, threading, time
+import gymnasium as gym, numpy as np, psutil, pytest, torch
+from vislearn.control.envs import make_env
+from vislearn.control.policies import Policy, PolicySpec
+from vislearn.control.rollout import EnvPool, PolicyActor, RandomActor, Rollouts, Stopped, evaluate, mean_interval
+from vislearn.control.wrappers import Stacker
+from vislearn.core import ConfigError, DataError, seed_all
+from test_procs import gone
+
+
+def lstm(dim=4, n=4): seed_all(3); return Policy(PolicySpec(dim=dim, n=n, core='lstm', widths=[16], layers=1))
+class Mean(torch.nn.Module):
+    "A stand-in for an encoder that counts the pictures it sees."
+    dim, card, seen = 3, {}, 0
+    def forward(self, x): self.seen += len(x); return x.float().mean((2, 3)) / 255
+
+
+def test_P09_table_does_not_depend_on_number_of_environments():
+    tables = [evaluate(PolicyActor(lstm(), obs='state'), 'Reach-discrete', n=11, envs=k, workers=w, options=dict(pixels=False)).episodes for k, w in ((1, False), (4, False), (5, False), (3, True))]
+    assert tables[0]==tables[1]==tables[2]==tables[3] and len(tables[0])==11 and len({e.length for e in tables[0]})>1
+
+
+def test_P08_batched_rollout_is_the_single_rollout():
+    "Play by hand, one episode after another, with a fresh memory each."
+    policy = lstm(); table = evaluate(PolicyActor(policy, obs='state'), 'Reach-discrete', n=6, envs=4, workers=False, options=dict(pixels=False))
+    env = make_env('Reach-discrete', pixels=False)
+    for e in table.episodes:
+        obs, _ = env.reset(seed=e.seed); state, total, over, n = policy.initial(1), 0., False, 0
+        while not over:
+            action, state = policy.act(torch.from_numpy(obs['state'])[None], state)
+            obs, r, done, late, info = env.step(int(action[0])); total += r; n += 1; over = done or late
+        assert (n, info['success'])==(e.length, e.success) and total==pytest.approx(e.total)
+
+
+def test_goal_is_embedded_once_per_episode():
+    encoder = Mean(); table = evaluate(PolicyActor(lstm(6), encoder), 'Reach-goal', n=4, envs=2, workers=False)
+    steps = sum(e.length for e in table.episodes)
+    assert encoder.seen<steps + 2*max(e.length for e in table.episodes) + 2*6 # not twice per step
+
+
+def test_P06_acting_stacks_as_data_does():
+    from vislearn.control.wrappers import stack_frames
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32); fresh = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0], bool)
+    for mode in ('cat', 'diff'):
+        s = Stacker(3, mode); acting = np.concatenate([s.push(x[t:t + 1], fresh[t:t + 1]) for t in range(9)])
+        assert np.array_equal(acting, stack_frames(x, fresh, 3, mode))
+
+
+def test_films_begin_with_the_reset_and_end_with_the_end():
+    table = evaluate(RandomActor(gym.spaces.Discrete(4)), 'Reach-discrete', n=5, envs=2, workers=False, film=2)
+    assert sorted(table.films)==[0, 1] and all(len(table.films[s])==table.episodes[s].length + 1 for s in (0, 1))
+    env = make_env('Reach-discrete'); assert np.array_equal(table.films[1][0], env.reset(seed=1)[0]['pixels'])
+
+
+def test_undefined_success_is_none():
+    table = evaluate(RandomActor(gym.spaces.Discrete(2)), 'CartPole-v1', n=3, options=dict(pixels=False))
+    assert table.success is None and table.successes is None and 'success' not in repr(table) and (table.returns>0).all()
+
+
+class Killer(RandomActor):
+    "Kills a worker after some steps, as often as told."
+    def __init__(self, space, pool, times): super().__init__(space); self.pool, self.times, self.calls = pool, times, 0
+    def act(self, obs):
+        self.calls += 1
+        if self.times and self.calls % 9==0: self.times -= 1; os.kill(self.pool.pids[0], signal.SIGKILL); time.sleep(.2)
+        return super().act(obs)
+
+
+def test_killed_worker_is_started_again():
+    plain = evaluate(RandomActor(gym.spaces.Discrete(4)), 'Reach-discrete', n=6, workers=False)
+    with EnvPool('Reach-discrete', 2, workers=True) as pool: table = evaluate(Killer(pool.action_space, pool, 1), pool, n=6)
+    assert table.restarts==1 and table.episodes==plain.episodes and not pool.pids
+
+
+def test_workers_that_keep_dying_are_reported():
+    with EnvPool('Reach-discrete', 2, workers=True) as pool:
+        with pytest.raises(DataError, match='its processes died 2 times.*use fewer at once'): evaluate(Killer(pool.action_space, pool, 9), pool, n=6, restarts=1)
+
+
+def test_stopping_a_pool_ends_who_plays_in_it():
+    class Slow(RandomActor):
+        def act(self, obs): time.sleep(.05); return super().act(obs)
+    pool, said = EnvPool('Reach-discrete', 2, workers=True), []
+    def play():
+        try: evaluate(Slow(pool.action_space), pool, n=500)
+        except Stopped as e: said.append(str(e))
+    thread = threading.Thread(target=play); thread.start()
+    while not pool.pids: time.sleep(.05)
+    time.sleep(.5); pids = pool.pids; pool.stop(); thread.join(10)
+    assert said and not thread.is_alive() and gone(pids, 5)
+
+
+SCRIPT = '''
+from vislearn.control.rollout import EnvPool, RandomActor, evaluate
+with EnvPool('Reach-discrete', 3, workers=True) as pool:
+    class Act(RandomActor):
+        def act(self, obs):
+            if not hasattr(self, 'told'): self.told = True; print(*pool.pids, flush=True)
+            return super().act(obs)
+    evaluate(Act(pool.action_space), pool, n=100000)
+'''
+
+
+@pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_P10_no_worker_outlives_its_parent(tmp_path, kill):
+    (tmp_path/'play.py').write_text(SCRIPT) # no guard around the main part
+    parent = subprocess.Popen([sys.executable, tmp_path/'play.py'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    pids = [int(p) for p in parent.stdout.readline().split()]; assert len(pids)==3
+    time.sleep(.3); os.kill(parent.pid, kill); parent.wait(20)
+    assert gone(pids, 5)
+
+
+def test_intervals():
+    "The bootstrap interval of a proportion agrees with the binomial one, and gets wider with luck between seeds."
+    values = [1]*40 + [0]*10; mean, low, high = mean_interval(values); se = np.sqrt(.8*.2/50)
+    assert mean==.8 and abs(low - (.8 - 1.96*se))<.03 and abs(high - (.8 + 1.96*se))<.03
+    same, apart = mean_interval([[1, 0]*10]*3), mean_interval([[1]*20, [0]*20, [1, 0]*10])
+    assert same[0]==apart[0]==.5 and apart[2] - apart[1]>same[2] - same[1]
+
+
+def test_mistakes():
+    with pytest.raises(ConfigError, match="obs must be 'pixels' or 'state'"): PolicyActor(lstm(), obs='picture')
+    with pytest.raises(ConfigError, match='was trained on pixels, the environment shows proprio, state'): evaluate(PolicyActor(lstm()), 'Reach-discrete', n=1, options=dict(pixels=False))
+    with pytest.raises(DataError, match='knows observations of 5 numbers, got 4'): evaluate(PolicyActor(lstm(5), obs='state'), 'Reach-discrete', n=1, options=dict(pixels=False))
+    with pytest.raises(DataError, match='expected a table'): Rollouts.load(__file__)
+    with pytest.raises(ConfigError, match='n must be at least 1'): EnvPool('Reach-discrete', -1)
