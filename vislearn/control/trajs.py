@@ -197,12 +197,14 @@ def make_trajs(
     card:EnvCard|None=None, # How the world was looked at; None: a card of family `data`
     action_space:object|None=None, # As in `read_space`; None: the smallest usual space around the actions
     info:Mapping[str, object]={}, # Source, expert, licence, ...
+    lazy:bool=False, # Leave frames and embeddings where they are, for example in a mapped file, instead of copying them?
 )->Trajs:
     "Make a set in memory."
     space = None if action_space is None else read_space(action_space); book, done = _Book(space), []
     for t in trajs: done.append(check_traj(t, done[0] if done else None, space)); book.add(done[-1]); _moves_fit(done[-1])
     if not done: raise DataError('no trajectories: give at least one')
-    arrays = {k: np.concatenate([getattr(t, k) for t in done]) for k in STEPS if getattr(done[0], k) is not None}
+    join = lambda k: Joined if lazy and k in ('frames', 'emb') else np.concatenate
+    arrays = {k: join(k)([getattr(t, k) for t in done]) for k in STEPS if getattr(done[0], k) is not None}
     arrays |= {k: np.stack([getattr(t, v) for t in done]) for k, v in ONCE.items() if getattr(done[0], v) is not None}
     return Trajs(arrays, **book.table(), card=card or data_card('data', done[0]), action_space=book.found(), info=info)
 
