@@ -132,11 +132,12 @@ def initial(
 def reset_rows(
     self:Policy,
     state:tuple[Tensor, Tensor]|None, # Memories
-    rows:Tensor, # `(n,)` bool: rows that begin an episode
+    rows:Tensor, # Rows that begin an episode: `(n,)` bool, or their numbers
 )->tuple[Tensor, Tensor]|None: # New memories; the given ones stay as they are
     "Empty the memories of some rows."
     if state is None: return None
-    keep = ~torch.as_tensor(rows, dtype=torch.bool, device=state[0].device)
+    rows, keep = torch.as_tensor(rows, device=state[0].device), torch.ones(state[0].shape[1], dtype=torch.bool, device=state[0].device)
+    keep[rows] = False
     return tuple(s * keep[None, :, None] for s in state)
 
 # %% ../../nbs/control/19_policies.ipynb #adabb4da
