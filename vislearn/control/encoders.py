@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'POOLS', 'Entry', 'entries', 'encoder_names', 'EncoderName', 'parse_name', 'Embedder', 'Concat',
-           'load_backbone', 'Resized', 'run_encoder', 'make_encoder', 'embed_frames']
+           'load_backbone', 'Resized', 'run_encoder', 'make_encoder', 'embed_frames', 'embed_speed']
 
 # %% ../../nbs/control/03_encoders.ipynb #c3ddc2c4
 import re, time, warnings
@@ -247,7 +247,7 @@ def make_encoder(
         if layer: net = Tap(net, layer, pool)
         packages = ['torch'] + ['timm']*(family in ('mae', 'clip', 'vc1', 'vit'))
         dim = _dry_dim(net, inputs, size) if '@' in name else random_dim(len(net)//2, *size) if family=='random' else entries()[base].dim
-        out = Embedder(net, dim, name, size, inputs, dtype, freeze, dict(weights=digest, source=source, versions={p: version(p) for p in packages}))
+        out = Embedder(net, dim, base + f'@{layer}:{pool}'*('@' in name), size, inputs, dtype, freeze, dict(weights=digest, source=source, versions={p: version(p) for p in packages}))
     return out.to(device or 'cpu', memory_format=torch.channels_last)
 
 def _dry_dim(net:nn.Module, inputs:Inputs, size:tuple[int, int])->int:
@@ -265,14 +265,47 @@ def embed_frames(
 )->np.ndarray: # float32 `(N, m*dim)`
     "Embed many frames."
     if not isinstance(encoder, Embedder): encoder = Embedder(encoder, encoder.dim, type(encoder).__name__, frames.shape[1:3])
-    N, m = len(frames), split_frames(torch.as_tensor(frames[:0]), encoder.size)[1]
-    step, gpu = max(1, (batch or (16 if encoder.device.type=='cpu' else 128))//m), encoder.device.type!='cpu'
-    out, late = np.empty((N, encoder.out_dim(m)), np.float32), None
+    gpu, part = encoder.device.type!='cpu', lambda a, b: torch.from_numpy(np.array(frames[a:b])) if isinstance(frames, np.ndarray) else frames[a:b]
+    N, m = len(frames), split_frames(part(0, 0), encoder.size)[1]
+    out, done, waiting = np.empty((N, encoder.out_dim(m)), np.float32), 0, []
+    step = max(1, (batch or (128 if gpu else 16))//m)
     with torch.inference_mode():
         for start in range(0, N, step):
-            x = torch.as_tensor(np.ascontiguousarray(frames[start:start+step]) if isinstance(frames, np.ndarray) else frames[start:start+step])
-            vectors = encoder(x.pin_memory() if gpu and x.device.type=='cpu' else x)
-            if late: out[late[0]:late[0]+len(late[1])] = late[1].cpu().numpy()
-            late = start, vectors
-        if late: out[late[0]:late[0]+len(late[1])] = late[1].cpu().numpy()
+            x = part(start, start+step)
+            waiting.append(encoder(x.pin_memory() if gpu and x.device.type=='cpu' else x))
+            if not gpu or len(waiting)==16 or start+step>=N:
+                vectors = torch.cat(waiting).cpu().numpy(); waiting.clear()
+                out[done:done+len(vectors)] = vectors; done += len(vectors)
     return out
+
+# %% ../../nbs/control/03_encoders.ipynb #67eb5aa1
+def embed_speed(
+    encoder:Embedder, # Encoder
+    frames:np.ndarray, # uint8 `(N, H, W, 3)`: one trajectory
+    batch:int|None=None, # Pictures at a time, as in `embed_frames`
+    repeats:int=3, # The best one counts
+    single:int=16, # Frames passed one by one
+)->dict[str, float]: # Frames per second: `embed`, `backbone` alone, `trajectory` and `frame` as the original
+    "Measure embedding against the network alone and against the original's loops."
+    on, N = encoder.device, len(frames)
+    step = batch or (16 if on.type=='cpu' else 128)
+    with torch.inference_mode(): ready = [encoder.inputs(split_frames(torch.from_numpy(frames[i:i+step]))[0].to(on)) for i in range(0, N, step)]
+    def backbone():
+        with torch.inference_mode(), torch.autocast(on.type, torch.bfloat16, enabled=encoder.dtype=='bfloat16'):
+            for x in ready: encoder.net(x)
+    def old(x:np.ndarray)->np.ndarray: return encoder.net(encoder.inputs(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().to(on)).contiguous()).detach().cpu().numpy()
+    def trajectory():
+        with torch.no_grad(): old(frames)
+    def frame():
+        for i in range(min(single, N)): old(frames[i:i+1])
+    def rate(work:Callable[[], object], n:int)->float:
+        best = float('inf')
+        for _ in range(repeats):
+            start = time.perf_counter(); work()
+            if on.type=='cuda': torch.cuda.synchronize(on)
+            best = min(best, time.perf_counter()-start)
+        return n/best
+    encoder.requires_grad_(True) # the original recorded gradients of single frames
+    try: slow = rate(frame, min(single, N))
+    finally: encoder.requires_grad_(not encoder.frozen)
+    return dict(embed=rate(lambda: embed_frames(encoder, frames, step), N), backbone=rate(backbone, N), trajectory=rate(trajectory, N), frame=slow)

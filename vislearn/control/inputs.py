@@ -20,9 +20,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 @lru_cache(maxsize=64)
-def _constants(values:tuple[float, ...], device:torch.device)->Tensor:
-    "Channel constants `(1, 3, 1, 1)`, sent to a device once."
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+def _line(mean:tuple[float, ...], std:tuple[float, ...], device:torch.device)->tuple[Tensor, Tensor]:
+    "Offset and slope `(1, 3, 1, 1)` that turn levels into normalised values; sent to a device once."
+    mu, sigma = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
+    return (-mu/sigma).float().to(device), (1/(255*sigma)).float().to(device)
 
 @dataclass(frozen=True)
 class Inputs:
@@ -52,7 +53,7 @@ FAMILIES = {i.name: i for i in (_resnet,
 
 def find_inputs(
     family:str, # Key of `FAMILIES`
-    mode:Literal['legacy', 'modern', 'whole']='legacy', # As the original; with antialiasing; or antialiased without crop: the whole frame as a square
+    mode:Literal['legacy', 'modern', 'whole']='legacy', # As published, antialiased, or antialiased without crop: the whole frame as a square
 )->Inputs: # Its preprocessing
     "Look up the preprocessing of a family."
     if family not in FAMILIES: raise ConfigError(f"no preprocessing '{family}'{nearest(family, FAMILIES)}, known are {', '.join(FAMILIES)}")
@@ -93,18 +94,21 @@ def __call__(self:Inputs,
     x:Tensor, # Pictures, `(N, 3, H, W)`, uint8
 )->Tensor: # What the network gets, float32 `(N, 3, h, w)`
     "Resize, crop and normalise pictures, on the device they are on."
-    (H, W), x = x.shape[2:], x.float()
-    if len(x)==0: return x.new_zeros(0, 3, *self.out_size(H, W))
-    if (size := self.resized(H, W))!=(H, W):
-        x = F.interpolate(x, size=size, mode=self.filter, align_corners=False, antialias=self.antialias)
+    H, W = x.shape[2:]
+    if len(x)==0: return torch.zeros(0, 3, *self.out_size(H, W), device=x.device)
+    changed = (size := self.resized(H, W))!=(H, W)
+    planes = changed and (self.antialias or self.filter=='bicubic') # these run faster plane by plane, the others with channels last
+    x = (x.contiguous() if planes else x).float()
+    if changed: x = F.interpolate(x, size=size, mode=self.filter, align_corners=False, antialias=self.antialias)
     if self.crop and not H==W==self.keep:
         top, left = (round((n - self.crop)/2) for n in size)
         x = x[..., top:top+self.crop, left:left+self.crop]
-    if size!=(H, W):
-        if self.filter=='bicubic': x = x.clamp(0, 255)
-        if self.levels: x = x.round()
-    x = x/255
-    return x if self.mean is None else x.sub_(_constants(self.mean, x.device)).div_(_constants(self.std, x.device))
+    if changed and self.filter=='bicubic': x = x.clamp(0, 255)
+    if changed and self.levels: x = x.round()
+    if x.device.type=='cpu': x = x.contiguous(memory_format=torch.channels_last)
+    if self.mean is None: return x/255
+    offset, slope = _line(self.mean, self.std, x.device)
+    return torch.addcmul(offset, x, slope)
 
 @patch
 def out_size(self:Inputs,
