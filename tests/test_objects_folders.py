@@ -127,3 +127,10 @@ def test_changed_files_are_imported_again(tmp_path, clips):
     at = write(clips, tmp_path, 'moc'); first = import_folders(tmp_path, 'Pong', root=tmp_path/'cache'); assert import_folders(tmp_path, 'Pong', root=tmp_path/'cache').path==first.path
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(at['frames']/'00000_0.png')
     again = import_folders(tmp_path, 'Pong', root=tmp_path/'cache'); assert again.path!=first.path and not again.frames[0][0].any()
+
+
+def test_pictures_of_two_sizes_are_one_line(tmp_path):
+    (tmp_path/'rooms'/'train').mkdir(parents=True)
+    for i in range(70): Image.new('RGB', (32, 32) if i<66 else (40, 40)).save(tmp_path/'rooms'/'train'/f'{i}-a.png') # the odd ones lie in the second part of 64
+    with pytest.raises(DataError, match='66-a.png: 40x40 pixels, but 64-a.png has 32x32') as e: import_folders(tmp_path/'rooms', root=tmp_path/'cache')
+    assert '\n' not in str(e.value)

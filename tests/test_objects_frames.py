@@ -235,3 +235,9 @@ def test_boxes_outside_the_frame_are_cut_and_gone():
     table = things_table([[Thing('a', -4, 10, 8, 4), Thing('a', 70, 2, 4, 4), Thing('a', 60, 60, 9, 9)], []], ['no_label', 'a'], (64, 64))
     assert np.allclose(table.xyxy*64, [[0, 10, 4, 14], [60, 60, 64, 64]]) and table.frame.tolist() == [0, 0]
     assert things_table([[], [], []], [], (64, 64)).n == 0
+
+
+@pytest.mark.parametrize('name, message', [('atari', 'atari: say which game, for example atari:Pong'), ('atari:', 'atari: say which game'), ('ale', 'ale: say which game'), (None, 'got NoneType'), (3, 'got int')])
+def test_a_source_that_is_none(name, message):
+    with pytest.raises(ConfigError, match=message) as e: open_source(name)
+    assert '\n' not in str(e.value)

@@ -2,6 +2,7 @@
 import math
 import pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from vislearn.core import ConfigError, DataError
 from vislearn.nets import count_params
 from vislearn.objects import paste as P
 from vislearn.objects.space import ATARI, BIG_BOXES, JOINT_GAMES, Codes, Space, SpaceConfig, log_mixture, log_normal, ramp_value
@@ -225,3 +226,36 @@ def test_gpu_training_step_asks_nothing():
     torch.cuda.set_sync_debug_mode('error')
     try: model.set_step(5); model(x).elbo_loss.mean().backward()
     finally: torch.cuda.set_sync_debug_mode('default')
+
+
+@pytest.mark.parametrize('change, message', [(dict(G=8), 'a checkpoint for a grid of 4 x 4 cells, this network has 8 x 8: set G=4'), (dict(z_what=4), r'enc_what.weight must be \(8, 32\), got \(16, 32\)'),
+                                             (dict(size=64, G=8, glimpse=16), 'a checkpoint for a grid of 4 x 4 cells'), (dict(glimpse=16), r'enc_cnn.6.weight must be \(16, 16, 4, 4\), got \(32, 16, 4, 4\)')])
+def test_a_checkpoint_of_another_network_is_one_line(change, message):
+    state = Space(SpaceConfig.nano()).state_dict(); other = Space(SpaceConfig.nano().replace(**change)); before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(DataError, match=message) as e: other.load_state_dict(state)
+    assert '\n' not in str(e.value) and all((v == before[k]).all() for k, v in other.state_dict().items()), 'nothing was copied'
+
+
+def test_a_part_of_a_checkpoint_may_be_taken_on_request():
+    state = {k: v for k, v in Space(SpaceConfig.nano()).state_dict().items() if k.startswith('bg_module')}; net = Space(SpaceConfig.nano())
+    with pytest.raises(DataError, match='got nothing'): net.load_state_dict(state)
+    net.load_state_dict(state, strict=False); assert all((net.state_dict()[k] == v).all() for k, v in state.items())
+
+
+@pytest.mark.parametrize('x, message', [(torch.zeros(1, 3, 32, 32).long(), 'got torch.int64'), (torch.zeros(1, 3, 32, 32).numpy(), 'got ndarray'), (torch.zeros(1, 3, 48, 32), r'got \(1, 3, 48, 32\): resize'), (torch.zeros(1, 32, 32, 3), 'got')])
+def test_pictures_that_do_not_fit(x, message):
+    net = Space(SpaceConfig.nano()).eval()
+    for use in (net, net.encode):
+        with pytest.raises(DataError, match=message) as e: use(x)
+        assert '\n' not in str(e.value)
+
+
+def test_empty_batches_and_other_float_types():
+    net = Space(SpaceConfig.nano()).eval(); x = torch.rand(2, 3, 32, 32)
+    assert net(x[:0]).elbo_loss.shape == (0,) and net.encode(x[:0].unsqueeze(1)).z_where.shape == (0, 16, 4)
+    with torch.no_grad(): assert (net(x.double()).y == net(x).y).all()
+
+
+@pytest.mark.parametrize('field, value', [('cooling', (0, 0)), ('tau', (0, 1, 2.5, 0.)), ('tau', (0, 1, -1., 1.)), ('pres_prior', (0, 9, 1.5, .1)), ('scale_prior', (9, 0, -2., -2.))])
+def test_impossible_ramps(field, value):
+    with pytest.raises(ConfigError, match=f'SpaceConfig: {field}: '): SpaceConfig(**{field: value})

@@ -7,6 +7,7 @@ import pytest, torch
 from space_reference import Moc, continuity_loop, hint_distance as slow_distance
 from torch.utils._python_dispatch import TorchDispatchMode
 from vislearn.core import ConfigError, DataError
+from vislearn.objects.space import Space, SpaceConfig
 from vislearn.objects.time import MocConfig, MocLoss, RunningVariance, adjacent_consistency, area_pool, continuity_loss, cooling, guidance, hint_distance, motion_losses, neighbours, pres_inconsistency
 from vislearn.runs.config import override
 
@@ -230,3 +231,14 @@ def test_config_round_trip_and_presets():
     cfg = MocConfig.atari('Tennis').variant('space_m'); assert MocConfig(**cfg.model_dump(mode='json'))==cfg and cfg.motion_object_found_lambda==.01 and cfg.needs_hints
     assert override(cfg, ['motion_weight=5'])==cfg.replace(motion_weight=5.) and not MocConfig().variant('space').needs_hints
     assert math.isclose(MocConfig.newer().motion_loss_weight_z_where/MocConfig().motion_loss_weight_z_where, 100.) and MocConfig.nano().dynamic_scheduling is False
+
+
+def test_hints_that_do_not_fit_are_one_line():
+    "Length of the clips, grid, size of the map, missing parts: a map with one axis too many must not be broadcast."
+    net = Space(SpaceConfig.nano()); out = net(torch.rand(4, 3, 32, 32)); loss = MocLoss(MocConfig.nano()); motion, pres, where = torch.zeros(1, 4, 32, 32), torch.zeros(1, 4, 16), torch.zeros(1, 4, 16, 4)
+    assert loss(out, motion, pres, where).isfinite()
+    for hints, message in ((), 'motion hints are missing'), ((motion,), 'motion hints are missing'), ((motion, pres), 'motion hints are missing'), ((motion[:, :3], pres[:, :3], where[:, :3]), 'hints of 1 clips with 3 frames for 4 images'), \
+            ((motion, torch.zeros(1, 4, 64), torch.zeros(1, 4, 64, 4)), 'hints for 8 x 8 cells, the model has 4 x 4'), ((motion[..., ::2, ::2], pres, where), r'the motion map must be \(1, 4, 32, 32\)'), \
+            ((motion.unsqueeze(2), pres, where), 'got \\(1, 4, 1, 32, 32\\)'), ((motion, pres, where[..., :3]), r'z_where must be \(1, 4, 16, 4\)'):
+        with pytest.raises(DataError, match=message) as e: loss(out, *hints)
+        assert '\n' not in str(e.value)

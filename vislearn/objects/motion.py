@@ -389,7 +389,7 @@ def process_figure(
         for step, ax in zip(steps, axes):
             picture = dict(background=np.broadcast_to(background, frames.shape)[r], identity=values[r], closing=masks[r], skeleton=_skeleton(masks[r]) if step=='skeleton' else None,
                 erosion=ndimage.binary_erosion(masks[r], np.ones((3, 3))) if step=='erosion' else None, cells=got.z_pres[r].reshape(G, G)).get(step, frames[r])
-            ax.imshow(picture, cmap='gray', interpolation='nearest'); ax.set(xticks=[], yticks=[]); ax.set_title(step if r==0 else '', fontsize=7)
+            ax.imshow(picture, cmap='gray', interpolation='nearest', extent=(-.5, W-.5, H-.5, -.5)); ax.set(xticks=[], yticks=[]); ax.set_title(step if r==0 else '', fontsize=7)
             if step=='boxes' and things is not None: _boxed(ax, things.of(r), (H, W), PALETTE[1])
             if step!='zwhere': continue
             cells = np.flatnonzero(got.z_pres[r]); _boxed(ax, got.boxes.of(r), (H, W), PALETTE[4])
