@@ -175,12 +175,13 @@ class SpaceOut(NamedTuple):
     def elbo_loss(self)->Tensor: "Loss of each picture, `(N,)`."; return self.kl - self.log_like + self.boundary
 
 # %% ../../nbs/objects/09_space.ipynb #15cac7d0
-def _before_load(module:nn.Module, state:dict[str, Tensor], prefix:str, meta:dict, strict:bool, *rest:object)->None:
-    "Say in one line what is wrong with a checkpoint of another network."
-    mine, G = {prefix + k: tuple(v.shape) for k, v in module.state_dict().items()}, module.cfg.G; theirs = {k: tuple(state[k].shape) if k in state else None for k in mine}
-    if (grid := theirs[f'{prefix}fg_module.img_encoder.offset']) and grid[-1]!=G: raise DataError(f'a checkpoint for a grid of {grid[-1]} x {grid[-1]} cells, this network has {G} x {G}: set G={grid[-1]}')
-    for k, shape in theirs.items():
-        if shape!=mine[k] and (shape or strict): raise DataError(f'a checkpoint of another network: {k} must be {mine[k]}, got {shape or "nothing"}: arch, size, glimpse, z_what and K must be those of the training')
+def _before_load(module:nn.Module, state:dict[str, Tensor], prefix:str, *rest:object)->None:
+    "Say in one line that a checkpoint is of another network."
+    mine, G = {k: v.shape for k, v in module.state_dict(prefix=prefix).items() if k in state}, module.cfg.G
+    grid = state.get(f'{prefix}fg_module.img_encoder.offset', module.fg_module.img_encoder.offset).shape[-1]
+    if grid!=G: raise DataError(f'a checkpoint for a grid of {grid} x {grid} cells, this network has {G} x {G}: set G={grid}')
+    for k, shape in mine.items():
+        if shape!=state[k].shape: raise DataError(f'a checkpoint of another network: {k} must be {tuple(shape)}, got {tuple(state[k].shape)}: arch, size, glimpse, z_what and K must be those of the training')
 
 def _after_load(module:nn.Module, keys:object)->None: module.set_step(int(module.step)) # ramps follow the step of a checkpoint
 
