@@ -174,7 +174,8 @@ def test_every_acceptance_line_has_a_test():
     assert found == set(range(1, 35)), f'without a test: {sorted(set(range(1, 35))-found)}'
 
 
-def test_every_acceptance_fact_of_video_has_a_test():
-    "V0 (counts and shapes) and V1 to V15 of the specification of stochastic video generation; V16, speed, is in the benchmark."
-    found = {int(n) for p in (TOP/'tests').glob('test_*.py') for n in re.findall(r'def test_\w*?V(\d\d)_', p.read_text())}
-    assert found >= set(range(16)), f'without a test: {sorted(set(range(16))-found)}'
+@pytest.mark.parametrize('letter, facts', [('V', range(16)), ('O', range(1, 17))], ids=['video', 'objects'])
+def test_every_acceptance_fact_has_a_test(letter, facts):
+    "V: stochastic video generation, 0 is counts and shapes. O: objects, 16 is that they learn. Speed is in the benchmarks."
+    found = {int(n) for p in (TOP/'tests').glob('test_*.py') for n in re.findall(rf'def test_\w*?{letter}(\d\d)_', p.read_text())}
+    assert found >= set(facts), f'without a test: {sorted(set(facts)-found)}'
