@@ -144,7 +144,7 @@ def test_time_limit_and_skip():
 def test_pictures_are_those_of_the_simulator():
     "Profile exact: equal to dm_control's and Meta-World's own, whose camera hangs upside down."
     env = make_dmc('DMC-walker-walk', render='exact', size=(64, 80)); frame = env.reset(seed=1)[0]['pixels']
-    assert (frame == env.task.env.physics.render(64, 80, camera_id=0)).all() and (env.render() == frame).all(); env.close()
+    assert (frame == env.task.env.physics.render(64, 80, camera_id=0)).all() and (env.render() == frame).all(); env.task.env.physics.free(); env.close()
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     env = make_metaworld('MetaWorld-drawer-open', render='exact', size=64); frame = env.reset(seed=1)[0]['pixels']; env.close()
     sim = ALL_V3_ENVIRONMENTS['drawer-open-v3'](render_mode='rgb_array', camera_name='corner2', width=64, height=64)

@@ -68,7 +68,7 @@ def test_missing_egl_library_is_said_in_one_line(cheetah, monkeypatch):
     "Simulated: the context cannot be made."
     mj = import_mujoco()
     def fail(*args): raise ImportError('Cannot initialize a EGL device display. This likely means that your EGL driver ...')
-    monkeypatch.setattr(mj, 'Renderer', fail)
+    monkeypatch.setattr(mj, 'GLContext', fail)
     with pytest.raises(RenderError, match='^cannot render with MUJOCO_GL=.* apt-get install libegl1 .*system_packages.sh') as e: FastRenderer(cheetah[0], 32)
     assert '\n' not in str(e.value) and isinstance(e.value, ConfigError) and cheetah[0].vis.global_.offwidth != 32
 
@@ -120,6 +120,18 @@ def test_pictures_are_new_arrays_and_larger_than_the_frame_buffer(cheetah):
 def test_closed_twice_and_not_used_after(cheetah):
     draw = FastRenderer(cheetah[0], 16); draw.close(); draw.close()
     with pytest.raises(RenderError, match='closed'): draw(cheetah[1])
+
+
+def test_closing_one_renderer_leaves_the_others_whole(cheetah):
+    "MuJoCo's own renderer frees in whatever context is current; also when the collector of garbage does it."
+    model, data = cheetah
+    keep = FastRenderer(model, 64, 'track', 'exact'); before = keep(data)
+    for end in ('close', 'del'):
+        other = FastRenderer(model, 48, 'track', 'exact'); other(data); keep(data)
+        if end == 'close': other.close()
+        del other
+        assert (keep(data) == before).all()
+    keep.close()
 
 
 def test_quiet_at_the_end():

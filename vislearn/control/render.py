@@ -113,20 +113,27 @@ class FastRenderer:
     ):
         mj = import_mujoco(); self.size = (size, size) if isinstance(size, int) else tuple(size); self.profile = check_profile(profile)
         if min(self.size)<1: raise ConfigError(f'size must be at least 1 pixel, got {self.size}')
-        self.model, self.camera, self._renderer, options = model, _camera(mj, model, camera), None, PROFILES[profile]
+        self.model, self.camera, self._gl, options = model, _camera(mj, model, camera), None, PROFILES[profile]
         quality, frame = model.vis.quality, model.vis.global_
         old = quality.offsamples, quality.shadowsize, frame.offheight, frame.offwidth
         if 'samples' in options: quality.offsamples = options['samples']
         if options.get('shadow'): quality.shadowsize = min(options['shadow'], quality.shadowsize)
         frame.offheight, frame.offwidth = self.size
-        try: self._renderer = mj.Renderer(model, *self.size)
+        try:
+            self._gl = mj.GLContext(*self.size[::-1]); self._gl.make_current()
+            self._context = mj.MjrContext(model, mj.mjtFontScale.mjFONTSCALE_150.value)
         except Exception as e: raise _no_context(e) from None
         finally: quality.offsamples, quality.shadowsize, frame.offheight, frame.offwidth = old
-        flags = self._renderer.scene.flags
+        mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._scene, self._options, self._rect = mj.MjvScene(model, maxgeom=10000), mj.MjvOption(), mj.MjrRect(0, 0, *self.size[::-1])
+        self._eye = mj.MjvCamera(); mj.mjv_defaultFreeCamera(model, self._eye)
+        if self.camera>=0: self._eye.type, self._eye.fixedcamid = mj.mjtCamera.mjCAMERA_FIXED, self.camera
         for key, flag in (('shadow', mj.mjtRndFlag.mjRND_SHADOW), ('reflection', mj.mjtRndFlag.mjRND_REFLECTION)):
-            if options.get(key)==0: flags[flag] = 0
+            if options.get(key)==0: self._scene.flags[flag] = 0
         _read_gl(); _open.add(self)
         atexit.unregister(_close_all); atexit.register(_close_all) # last registered, first called: before EGL ends
+
+    def __del__(self): self.close()
 
     def __enter__(self)->'FastRenderer': return self
 
@@ -138,13 +145,17 @@ def __call__(self:FastRenderer,
     data:'mujoco.MjData', # State to draw, after `mj_forward` or a step
 )->np.ndarray: # New picture, uint8 `(H, W, 3)`, RGB
     "Draw one picture."
-    if self._renderer is None: raise RenderError('this renderer is closed: make another one')
-    self._renderer.update_scene(data, camera=self.camera)
-    return self._renderer.render()
+    if self._gl is None: raise RenderError('this renderer is closed: make another one')
+    mj = sys.modules['mujoco']; out = np.empty((*self.size, 3), np.uint8); self._gl.make_current()
+    mj.mjv_updateScene(self.model, data, self._options, None, self._eye, mj.mjtCatBit.mjCAT_ALL.value, self._scene)
+    mj.mjr_render(self._rect, self._scene, self._context); mj.mjr_readPixels(out, None, self._rect, self._context)
+    return out[::-1].copy() # OpenGL begins at the bottom
 
 @patch
 def close(self:FastRenderer):
     "Free the GL context; may be called twice."
-    renderer, self._renderer = self._renderer, None
-    if renderer is not None: renderer.close()
-    _open.discard(self)
+    gl, self._gl = getattr(self, '_gl', None), None; _open.discard(self)
+    if gl is None: return
+    gl.make_current()
+    if hasattr(self, '_context'): self._context.free()
+    gl.free()
