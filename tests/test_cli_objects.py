@@ -1,5 +1,6 @@
 "vislearn objects as a user types it: old flags and old files, what is written, what is refused"
 import itertools, json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -110,7 +111,7 @@ def test_a_folder_of_pictures_and_an_old_data_set(tmp_path, capsys):
 
 @pytest.mark.parametrize('words, said', [
     ('record', 'record what'), ('record -g Pong --source sprites', 'record what'), ('record --source sprites:nano --trail --root', 'say different things'), ('record --source sprites:nano --color_hist --no_color_hist', 'give one of them'),
-    ('record --source sprite', "did you mean 'sprites'"), ('record --source sprites:nano -n 0', '--n'), ('record --source /no/such/film.mp4', '/no/such/film.mp4'), ('record --from_folder /no/such/root -g Pong', '/no/such/root'),
+    ('record --source sprite', "did you mean 'sprites'"), ('record --source sprites:nano -n 0', '--folder_size'), ('record --source /no/such/film.mp4', '/no/such/film.mp4'), ('record --from_folder /no/such/root -g Pong', '/no/such/root'),
     ('train', 'train what'), ('train --recipe space_nona', "space_nano"), ('train --config /no/such.yaml', '/no/such.yaml'), ('train --recipe space_nano stepps=3', 'stepps'), ('train --recipe svg_nano', 'video'), ('train --recipe space_nano --clips /no/clips --cpu --dirty record', '/no/clips'),
     ('eval --model no_such_run', 'no run'), ('eval --model no_such_run --thresh 2', '--thresh'), ('describe --model x --input y --out z.txt', '--out'), ('classify', 'classify what'), ('classify /no/such/folder', '/no/such/folder'), ('show --model x --out scene.doc', '--out')])
 def test_mistakes_are_one_line(words, said, capsys, tmp_path, monkeypatch):
@@ -178,7 +179,7 @@ def test_describe_pictures_clips_and_films(made, capsys, tmp_path):
     (tmp_path/'film').mkdir(); [Image.fromarray(f).save(tmp_path/'film'/f'{t}.png') for t, f in enumerate(clips.frames[0:1][0])]
     assert len(json.loads(printed(capsys, *words, '--input', tmp_path/'film', '--z_where'))) == 4                 # a film is described once, not round and round
     tracked = json.loads(printed(capsys, *words, '--input', tmp_path/'film', '--track', '--json')); ids = [r['track'] for r in tracked]; assert len(set(ids)) < len(ids) and min(ids) >= 0   # the same things in several frames
-    empty = printed(capsys, 'objects', 'describe', '--model', run.dir, '--input', tmp_path/'frame.png', '--thresh', .9999999, '--cpu'); assert '0 objects in 1 frames' in empty
+    empty = printed(capsys, 'objects', 'describe', '--model', run.dir, '--input', tmp_path/'frame.png', '--thresh', .9999999, '--cpu'); assert '0 objects in 1 frame\n' in empty
 
 
 def test_extract_and_classify(made, capsys, tmp_path):
@@ -219,6 +220,19 @@ def test_what_does_not_fit_is_said_before_anything_is_made(made, capsys, tmp_pat
     assert 'no motion hints' in fails(capsys, 'objects', 'train', '--recipe', 'space_nano', '--clips', tmp_path/'still'/'train', *out) and 'no true boxes' in fails(capsys, 'objects', 'eval', '--model', run.dir, '--clips', tmp_path/'still', '-f', 'train', '--cpu', '--out', tmp_path/'e')
     (tmp_path/'broken.mp4').write_bytes(b'no film'); (tmp_path/'broken.png').write_bytes(b'no picture'); describe = ('objects', 'describe', '--model', run.dir, '--cpu', '--input')
     assert 'broken.mp4' in fails(capsys, *describe, tmp_path/'broken.mp4') and 'broken.png' in fails(capsys, *describe, tmp_path/'broken.png') and not (tmp_path/'runs').exists()
+
+
+def test_eval_of_what_does_not_fit(made, capsys, tmp_path):
+    "An unknown game, a class nobody knows, clips of another size: said in one line, nothing written."
+    top, run = made; base = ('objects', 'eval', '--model', run.dir, '--cpu', '--out', tmp_path/'e')
+    if find_spec('ale_py'): assert "'Pnog' (did you mean 'Pong'?)" in fails(capsys, *base, '-g', 'Pnog')
+    assert "no class 'disk' (did you mean 'disc'?)" in fails(capsys, *base, '--leave-out', 'disk')
+    assert call('objects', 'record', '--source', 'sprites:small', '-n', 3, '--cache', top/'cache', '--out', tmp_path/'small', '-f', 'test') == 0
+    for words in (base, ('objects', 'extract-bb', '--model', run.dir, '--cpu', '--out', tmp_path/'e')): assert 'clips of 64x64 pixels, this model knows 32x32: record them with --size 32' in fails(capsys, *words, '--clips', tmp_path/'small')
+    assert not (tmp_path/'e').exists() and call(*base, '--leave_out', 'disc') == 0 and 'disc' not in capsys.readouterr().out
+    assert '--folder_size: expected at least 1' in fails(capsys, 'objects', 'record', '--source', 'sprites:nano', '-n', 0)
+    with pytest.raises(SystemExit) as e: call('objects', 'record', '-g', 'Pong', '-f', 'trian')
+    assert e.value.code == 2 and (said := capsys.readouterr().err).count('\n') == 1 and "invalid choice: 'trian'" in said and '--help' in said
 
 
 def test_help_has_examples(capsys):

@@ -119,3 +119,13 @@ def test_a_real_network_is_scored_drawn_and_read_out():
     assert a.n_frames==24 and math.isnan(a.mse) and len(a.found.frame)==len(b.found.frame) and np.allclose(a.found.xyxy, b.found.xyxy, atol=1e-5)
     with torch.no_grad(): out = model(frames)
     assert b.mse==pytest.approx(out.mse.mean().item(), rel=1e-4); decomposition(frames, out, 2); read, said = health(out, clips.hints(model.cfg.G)[0].reshape(24, -1), (-2., .1)); assert all(np.isfinite(v) for k, v in read.items() if k not in ('hits', 'width', 'height')) and isinstance(said, list)
+
+def test_classes_that_nobody_has_to_find():
+    "Leaving a class out is the same as never having labelled it; predictions on it become false alarms, the others stay hits."
+    clips = make_clips(30); disc = clips.classes.index('disc'); few = oe.without_classes(clips, ['disc']); t = clips.things
+    assert few.things.n==(t.label!=disc).sum()>0 and few.classes==clips.classes and clips.things.n==t.n and oe.without_classes(clips, ()) is clips
+    whole, left = (oe.evaluate_space(Oracle(clips), clips, leave_out=names) for names in ((), ('disc',))); bare = oe.score_found(left.found, few)
+    assert str(left.scores)==str(bare.scores)
+    hits = lambda r: round(r.scores['all']['precision']*len(r.found.frame)); found = {n: round(s*k) for n, (s, k) in oe.recall_by_class(whole.found, t, clips.classes).items()}
+    assert hits(left)==hits(whole) - found['disc'] and 'disc' not in left.by_class and 'disc' in whole.by_class
+    with pytest.raises(UserError, match="no class 'discs' .did you mean 'disc'"): oe.evaluate_space(blind, clips, leave_out=['discs'])

@@ -181,6 +181,7 @@ def test_the_two_groups_have_their_rates(tmp_path):
     (lambda c: c.replace(data=c.data.replace(common=dict(preset='small', n=8, n_test=4))), 'knows 32x32 pixels, the clips of sprites have 64x64'),
     (lambda c: c.replace(data=c.data.replace(common=dict(preset='nano', n=8, n_test=4, T=1))), 'at least 2 frames'),
     (lambda c: c.replace(data=c.data.replace(common=dict(presett='nano'))), 'presett'),
+    (lambda c: c.replace(data=c.data.replace(eval=Part(name='objects', params=dict(leave_out=['disk'])))), "leave_out: no class 'disk'.*these clips have"),
     (lambda c: c.replace(optim=Optim()), 'one optimizer for each of fg and bg, got a single one'),
     (lambda c: c.replace(optim=dict(fg=Optim(), back=Optim())), 'got fg, back'),
     (lambda c: c.replace(loss=Part(name='mocc')), "one loss, 'moc'")])

@@ -32,7 +32,7 @@ def record_args(
     "Add the flags of `vislearn objects record`."
     p.add_argument('-g', '--game', metavar='NAME', help='Atari game, with or without -v0 (needs vislearn[atari])'); p.add_argument('-f', '--folder', choices=('train', 'test', 'validation'), default='train', help='which split; it sets the seed (default train)')
     p.add_argument('--source', metavar='SOURCE', help='instead of a game: sprites:nano, sprites:small, sprites:demo, ale:Game, a video, a folder of videos or pictures, a bag'); add_flag(p, 'from_folder', metavar='DIR', help='instead of playing: import a data set of SPACE or SPACE-Time from its root folder')
-    p.add_argument('-n', '-fs', '--folder_size', '--folder-size', dest='n', type=int, help='clips (default 3000 for train, else 256; of a film: all)'); p.add_argument('--T', type=int, default=4, help='frames of a clip (default 4)'); p.add_argument('--size', type=int, help='side of the stored frames [px] (default 128, sprites as they are)')
+    p.add_argument('-n', '-fs', '--folder_size', '--folder-size', dest='folder_size', metavar='N', type=int, help='clips (default 3000 for train, else 256; of a film: all)'); p.add_argument('--T', type=int, default=4, help='frames of a clip (default 4)'); p.add_argument('--size', type=int, help='side of the stored frames [px] (default 128, sprites as they are)')
     p.add_argument('--agent', metavar='DIR', help='folder of trained agents, or the file of one (default: agents, if it is there; else a random player)'); p.add_argument('-r', '--random', action='store_true', help='leave 100 steps between clips on average'); p.add_argument('--seed', type=int, help='default: 0, 1, 2 for train, validation, test')
     p.add_argument('--motion', choices=('auto', 'root', 'median', 'trail', 'difference', 'flow'), help='how hints are made (default auto: root or trail, whichever suits)'); p.add_argument('--root', nargs='?', const=True, metavar='FILE', help='compare with one background of the whole scene; with FILE: with this picture')
     p.add_argument('--trail', action='store_true', help='compare with the frames just before each clip'); add_flag(p, 'trail_length', type=int, default=16, help='frames before each clip (default 16)'); p.add_argument('--median', action='store_true', help='median instead of mode')
@@ -72,15 +72,15 @@ def record_command(
     args:argparse.Namespace, # See `vislearn objects record --help`
 )->None:
     "Record clips, and say where they are."
-    check_counts(args, 'n', 'T', 'size'); source = asked_source(args); motion = asked_motion(args)
+    check_counts(args, 'folder_size', 'T', 'size'); source = asked_source(args); motion = asked_motion(args)
     from vislearn.objects.clips import SPLIT_SEEDS, record_clips, root_images
     from vislearn.objects.folders import import_folders
     with short_warnings():
-        if args.rootmedian: where = args.out or Path('vis')/(args.game or Path(source.replace(':', '-')).name); return print('\n'.join(str(where/f'{how}.png') for how in root_images(source, where, args.n or 1000, seed=args.seed or 0)))
+        if args.rootmedian: where = args.out or Path('vis')/(args.game or Path(source.replace(':', '-')).name); return print('\n'.join(str(where/f'{how}.png') for how in root_images(source, where, args.folder_size or 1000, seed=args.seed or 0)))
         if args.from_folder: clips = import_folders(args.from_folder, args.game, args.folder, root=args.cache)
         else:
             played = source.startswith(('atari:', 'ale:')); agent = args.agent or ('agents' if played and Path('agents').is_dir() else None)
-            n = args.n or (None if not played and not source.startswith('sprites') else 3000 if args.folder=='train' else 256)
+            n = args.folder_size or (None if not played and not source.startswith('sprites') else 3000 if args.folder=='train' else 256)
             clips = record_clips(source, n, args.T, args.trail_length, seed=SPLIT_SEEDS[args.folder] if args.seed is None else args.seed, size=args.size, motion=motion, random=args.random, agent=agent, plot_bb=args.plot_bb,
                 background=args.root if isinstance(args.root, str) else None, root=args.cache)
             if played and agent is None: print(f'vislearn: {source} was played at random, which shows little of most games: give --agent DIR', file=sys.stderr)

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from ..core import DataError, UserError, atomic_path, nearest, progress
+from ..core import ConfigError, DataError, UserError, atomic_path, nearest, progress
 from .atari import relevant_filter
 from .clips import ObjectClips
 from .metrics import IOUS, SUBSETS, CodesLike, Curve, Found, detection_metrics, found_from, precision_recall_curve, recall_by_class, subset_found, subset_things
@@ -90,7 +90,7 @@ def without_classes(
 )->ObjectClips: # The same films; such things are background now, and a prediction on one is a false alarm
     "Leave classes out of the truth."
     if not names: return clips
-    if strange := [n for n in names if n not in clips.classes[1:]]: raise UserError(f'leave_out: no class {strange[0]!r}{nearest(strange[0], clips.classes[1:])}, these clips have {", ".join(clips.classes[1:]) or "no labels"}')
+    if strange := [n for n in names if n not in clips.classes[1:]]: raise ConfigError(f'leave_out: no class {strange[0]!r}{nearest(strange[0], clips.classes[1:])}, these clips have {", ".join(clips.classes[1:]) or "no labels"}')
     things = clips.things.where(~np.isin(clips.things.label, [clips.classes.index(n) for n in names]))
     return ObjectClips(clips.frames, clips.maps, things, clips.marks, clips.background, clips.info)
 

@@ -54,6 +54,7 @@ class ClipsView:
         t:int=0, # Frame of the clip
     )->np.ndarray: # uint8 `(S, S, 3)`
         "Read a frame."
+        if not (0<=i<len(self) and 0<=t<self.clips.T): raise DataError(f'clip {i}, frame {t}: there are clips 0 to {len(self) - 1} of frames 0 to {self.clips.T - 1}')
         return np.asarray(self.clips.frames[i:i + 1])[0, t]
     def figure(self,
         i:int, # Number of the clip
@@ -95,6 +96,7 @@ def scene(
 )->SpaceOut: # Of its T frames, on the CPU
     "Take a clip apart; the last 16 clips are remembered."
     if i in self.known: return self.known[i]
+    self.frame(i) # says if there is none
     x = torch.from_numpy(np.ascontiguousarray(self.clips.frames[i:i + 1][0])).permute(0, 3, 1, 2)
     with torch.no_grad(), quiet(self.model): out = self.model(x.to(self.model.tau.device))
     if len(self.known)>15: self.known.popitem(last=False)
@@ -179,8 +181,8 @@ def figure(
     thresh:float=.5, # A cell is a prediction if its probability exceeds this
 )->Figure: # The figure
     "Draw a frame, how it was taken apart, and where its codes lie among others."
-    out, S, G, row = self.scene(i), self.clips.size, self.G, i*self.clips.T + t; fig = Figure(figsize=(6, 5.6), layout='constrained'); grid = fig.add_gridspec(3, 4, height_ratios=(1, 1, 1.5))
-    now, prob = self.boxes(i, t, thresh), out.z_pres_prob[t, :, 0].numpy().reshape(G, G); picture = lambda x: x[t].permute(1, 2, 0).numpy().clip(0, 1); frame = self.frame(i, t)
+    frame, out, S, G, row = self.frame(i, t), self.scene(i), self.clips.size, self.G, i*self.clips.T + t; fig = Figure(figsize=(6, 5.6), layout='constrained'); grid = fig.add_gridspec(3, 4, height_ratios=(1, 1, 1.5))
+    now, prob = self.boxes(i, t, thresh), out.z_pres_prob[t, :, 0].numpy().reshape(G, G); picture = lambda x: x[t].permute(1, 2, 0).numpy().clip(0, 1)
     panels = [(frame, f'clip {i}, frame {t}', {}), (picture(out.y), 'reconstruction', {}), (picture(out.fg), 'foreground', {}), (picture(out.bg), 'background', {}), (prob, 'presence', dict(cmap='viridis', vmin=0, vmax=1)),
         (out.alpha_map[t, 0].numpy(), f'alpha, mean {float(out.alpha_map[t].mean()):.3f}', dict(vmin=0, vmax=1)), (component_picture(out.masks[t]), 'components', {}) if out.masks.shape[1]>1 else (self.clips.motion([i])[0, t], 'motion', {}), (np.abs(picture(out.y) - frame/255).mean(-1), 'error', dict(cmap='viridis', vmin=0, vmax=.3))]
     axes = [fig.add_subplot(grid[k//4, k%4]) for k in range(8)]
@@ -210,7 +212,7 @@ def strip(
     thresh:float=.5, # A cell is a prediction if its probability exceeds this
 )->Figure: # The figure
     "Draw all frames of a clip, taken apart: the widget's static twin."
-    return decomposition(np.asarray(self.clips.frames[i:i + 1])[0], self.scene(i), self.clips.T, thresh)
+    return decomposition(np.stack([self.frame(i, t) for t in range(self.clips.T)]), self.scene(i), self.clips.T, thresh)
 
 # %% ../../nbs/objects/22_explorer.ipynb #e1306e39
 def view_of(

@@ -140,10 +140,10 @@ def clips_fit(
     clips:ObjectClips, # Its clips
 )->ObjectClips: # The same clips
     "Refuse clips of another size than the network's, or of a length that its losses cannot use."
-    model, moc = space_config(cfg), moc_config(cfg)
-    if clips.size!=model.size: raise ConfigError(f'model.params.size: the network knows {model.size}x{model.size} pixels, the clips of {cfg.data.train.name} have {clips.size}x{clips.size}')
-    if clips.T<2 and (moc.area_object_weight or moc.extra_weights): raise ConfigError(f'loss.params.area_object_weight: continuity needs clips of at least 2 frames, those of {cfg.data.train.name} have {clips.T}')
-    if (moc.needs_hints or model.direct_guidance) and not clips.marks.n: raise ConfigError(f'loss.params.motion_weight: the clips of {cfg.data.train.name} have no motion hints, or nothing moves in them: record them with hints, or set it to 0')
+    model, moc, who = space_config(cfg), moc_config(cfg), cfg.data.root if cfg.data.train.name=='clips' else cfg.data.train.name
+    if clips.size!=model.size: raise ConfigError(f'model.params.size: the network knows {model.size}x{model.size} pixels, the clips of {who} have {clips.size}x{clips.size}')
+    if clips.T<2 and (moc.area_object_weight or moc.extra_weights): raise ConfigError(f'loss.params.area_object_weight: continuity needs clips of at least 2 frames, those of {who} have {clips.T}')
+    if (moc.needs_hints or model.direct_guidance) and not clips.marks.n: raise ConfigError(f'loss.params.motion_weight: the clips of {who} have no motion hints, or nothing moves in them: record them with hints, or set it to 0')
     return clips
 
 def space_learner(

@@ -73,7 +73,7 @@ def package_git()->GitState|None: # None when vislearn was installed as a wheel
     if {'site-packages', 'dist-packages'} & set(here.parts): return None
     return git_state(here) or GitState(str(here), '', '', [], '')
 
-_HINT = 'commit them, use --dirty=snapshot to keep a patch beside the run, or --allow-dirty-repo to try without a run folder'
+_HINT = 'commit them, use --dirty=snapshot to keep a patch beside the run, or (vislearn run) --allow-dirty-repo to try without a run folder'
 
 def _complaint(
     state:GitState, # A repository
@@ -83,7 +83,7 @@ def _complaint(
     if policy=='refuse' and state.dirty:
         more = f' and {len(state.dirty) - 8} more' if len(state.dirty)>8 else ''
         return f'{state.root} has changes that are not committed ({", ".join(line[3:] for line in state.dirty[:8])}{more}): {_HINT}'
-    if not state.commit: return f'{state.root} has no commit that a run could name: commit it to a git repository, or use --allow-dirty-repo to try without a run folder'
+    if not state.commit: return f'{state.root} has no commit that a run could name: commit it to a git repository, use --dirty=record to train all the same, or (vislearn run) --allow-dirty-repo to try without a run folder'
 
 def check_repositories(
     paths:Sequence[Path|str], # The config file, and anything else that must be committed
@@ -94,7 +94,7 @@ def check_repositories(
     for path in paths:
         state = git_state(path)
         if state: states[state.root] = state
-        elif policy!='record': raise DirtyRepoError(f'{path} is not in a git repository: commit it to one, or use --allow-dirty-repo to try without a run folder')
+        elif policy!='record': raise DirtyRepoError(f'{path} is not in a git repository: commit it to one, use --dirty=record to train all the same, or (vislearn run) --allow-dirty-repo to try without a run folder')
         if policy=='refuse' and Path(path).is_file() and not _git(Path(path).resolve().parent, 'ls-files', '--', Path(path).resolve().name) and not state.dirty:
             raise DirtyRepoError(f'{path} is ignored by git, so it is in no commit: `git add -f` and commit it, or use --allow-dirty-repo to try without a run folder')
     own = package_git()
