@@ -57,31 +57,23 @@ def shuffle_factors(
     extra = size.bit_length() - 5
     return [4 if order.index(i)<extra else 2 for i in range(4)]
 
-def _growing(size:int, n_in:int, order:tuple[int, ...], n_out:int)->nn.Sequential:
-    "Four pixel shuffles from one pixel to a picture with `n_out` channels."
-    r = shuffle_factors(size, order)
-    return nn.Sequential(*conv_block(n_in, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
-        *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, n_out, 3, 1, 1))
-
 class MaskDecoder(nn.Module):
     "Paint the logit of a mask."
+    order, channels = (0, 3, 2, 1), 1 # which factors become 4 first; channels of the result
     def __init__(self,
         size:int=128, # Side of a picture [px]
-        z_mask:int=32, # Size of the latent
+        n_in:int=32, # Size of the latent
     ):
         super().__init__()
-        self.dec = _growing(size, z_mask, (0, 3, 2, 1), 1)
+        r = shuffle_factors(size, self.order)
+        self.dec = nn.Sequential(*conv_block(n_in, 256, 1, 1, 0, 16), *up_block(256, 256, r[0], 16), *conv_block(256, 256, groups=16), *up_block(256, 128, r[1], 16), *conv_block(128, 128, groups=16),
+            *up_block(128, 64, r[2], 8), *conv_block(64, 64, groups=8), *up_block(64, 16, r[3], 4), *conv_block(16, 16), *conv_block(16, 16), nn.Conv2d(16, self.channels, 3, 1, 1))
     def forward(self, z:Tensor)->Tensor: return self.dec(from_code(z))
 
-class CompDecoderStrong(nn.Module):
-    "Paint the only component, in detail."
-    def __init__(self,
-        size:int=128, # Side of a picture [px]
-        z_comp:int=32, # Size of the latent
-    ):
-        super().__init__()
-        self.dec = _growing(size, z_comp, (0, 3, 1, 2), 3)
-    def forward(self, z:Tensor)->Tensor: return torch.sigmoid(self.dec(from_code(z)))
+class CompDecoderStrong(MaskDecoder):
+    "Paint the only component, in detail: the plan of a mask, with colours."
+    order, channels = (0, 3, 1, 2), 3
+    def forward(self, z:Tensor)->Tensor: return torch.sigmoid(super().forward(z))
 
 class CompDecoder(nn.Module):
     "Paint a component by spatial broadcast."

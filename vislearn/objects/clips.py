@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
-from ..clips import hold_out
+from ..clips import Splits
 from ..core import ConfigError, DataError, check_shape, content_hash, nearest, progress
 from ..movies import Look, read_pictures
 from .boxes import Things
@@ -36,7 +36,7 @@ class Picked:
     def __len__(self)->int: return len(self.rows)
     def __getitem__(self, i:int|slice|np.ndarray|list)->np.ndarray: return np.asarray(self.base[self.rows[i]])
 
-class ObjectClips:
+class ObjectClips(Splits):
     "A set of clips with motion and boxes, in memory or in a store."
     def __init__(self,
         frames:Rows|Picked|np.ndarray, # RGB, uint8 `(N, T, S, S, 3)`
@@ -89,16 +89,6 @@ def select(
     k = k % max(len(self), 1); frames = (k[:, None]*self.T + np.arange(self.T)).reshape(-1)
     inner = lambda x: Picked(x.base, x.rows[k]) if isinstance(x, Picked) else Picked(x, k)
     return ObjectClips(inner(self.frames), inner(self.maps), self.things.select(frames), self.marks.select(frames), self.background, self.info, self.path, k if self.rows is None else self.rows[k])
-
-@patch
-def split(
-    self:ObjectClips,
-    share:float=.2, # Share of the clips that is held out, at least one
-    seed:int=0, # Of the choice
-)->tuple[ObjectClips, ObjectClips]: # For training, held out
-    "Hold clips out."
-    train, held = hold_out(len(self), share, seed)
-    return self.select(train), self.select(held)
 
 @patch
 def hints(
