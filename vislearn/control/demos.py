@@ -7,8 +7,6 @@ __all__ = ['SOURCES', 'open_stored', 'open_toy', 'cut_time', 'open_tub', 'demos_
            'embedded']
 
 # %% ../../nbs/control/221_demos.ipynb #fcc03c4e
-import importlib, importlib.util
-from collections.abc import Callable
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
@@ -38,15 +36,18 @@ def _one_env(
 
 def open_stored(
     cfg:RunConfig, # Complete config
+    device:torch.device|str|None=None, # Where frames are embedded
 )->Trajs: # Of all its environments
     "Open stored demonstrations; `num_trajectories` counts per environment."
     src, n, root = bc_source(cfg), bc_data(cfg).num_trajectories, check_data_root(cfg)
     if str(root)=='<made>': raise ConfigError('data.root: name a store of trajectories, or a folder with one per environment')
     sets = [_one_env(root, env, src.encoder) for env in (src.env if src.env and not (root/'meta.json').exists() else [''])]
+    if bc_data(cfg).obs=='pixels' and not bc_model(cfg).train_encoder: sets = [embedded(s, src, device) for s in sets] # each store has its own features
     return join_trajs([s.select(np.arange(min(n or len(s), len(s)))) for s in sets]) if len(sets)>1 or n else sets[0]
 
 def open_toy(
     cfg:RunConfig, # Complete config
+    device:torch.device|str|None=None, # Not used
 )->Trajs:
     "Record the expert of the toy task."
     try: made = toy_trajs(**bc_source(cfg).options)
@@ -66,6 +67,7 @@ def cut_time(
 
 def open_tub(
     cfg:RunConfig, # Complete config
+    device:torch.device|str|None=None, # Not used
 )->tuple[Trajs, Trajs|None]: # Training and test part
     "Read a donkey-car tub, and cut it in time."
     opts = dict(bc_source(cfg).options); test, actions = opts.pop('test', 0), opts.pop('actions', None)
@@ -91,10 +93,11 @@ SOURCES = {'trajs': 'vislearn.control.demos:open_stored', 'toy': 'vislearn.contr
 
 def open_demos(
     cfg:RunConfig, # Complete config
+    device:torch.device|str|None=None, # Where frames are embedded, if they are not yet
 )->tuple[Trajs, Trajs|None]: # For training; never trained on, None if nothing is held out
     "Open the demonstrations of a config, and hold some out."
     if cfg.data.train.name not in SOURCES: raise ConfigError(f'data.train.name: no source {cfg.data.train.name!r}{nearest(cfg.data.train.name, SOURCES)}, known are {", ".join(SOURCES)}')
-    found = resolve(SOURCES[cfg.data.train.name])(cfg); train, test = found if isinstance(found, tuple) else (found, None)
+    found = resolve(SOURCES[cfg.data.train.name])(cfg, device); train, test = found if isinstance(found, tuple) else (found, None)
     train = demos_fit(cfg, train)
     if cfg.data.mini: train = train.select(np.arange(min(cfg.data.mini, len(train))))
     if test is None and bc_data(cfg).valid_share and len(train)>1: return train.split(bc_data(cfg).valid_share)
@@ -107,9 +110,10 @@ class SideBySide(nn.Module):
         members:list[nn.Module], # Encoders, in order
     ):
         super().__init__()
-        self.members, self.dim, self.size = nn.ModuleList(members), sum(m.dim for m in members), members[0].size
+        self.members, self.dim, self.size, self.frozen = nn.ModuleList(members), sum(m.dim for m in members), members[0].size, all(m.frozen for m in members)
         self.card = dict(name='+'.join(m.card['name'] for m in members), dim=self.dim, members=[m.card for m in members])
         self.fingerprint = content_hash([m.fingerprint for m in members])[:12]
+    def out_dim(self, m:int=1)->int: "Length of the embedding of `m` pictures."; return m*self.dim
     def forward(self, x:Tensor)->Tensor: return torch.cat([e.view(len(e), e.shape[1]//m.dim, m.dim) for m in self.members for e in [m(x)]], 2).flatten(1)
 
 def demo_encoder(
@@ -138,9 +142,9 @@ def embedded(
     src:BcSource, # Which encoder
     device:torch.device|str|None=None, # Where it computes
 )->Trajs: # With `emb`, and `goal_embs` where there are goals
-    "Add features of frames, if they are not there."
-    if trajs.emb is not None: return trajs
-    if trajs.frames is None: raise ConfigError(f'{trajs.card.name}: the demonstrations have neither frames nor features, but the policy sees pixels: set data.train.params.obs=state, or record frames')
+    "Add features of frames, if they are not there: of a store into a store beside it, else in memory."
+    known = trajs.info.get('encoder'); known = known.get('name') if isinstance(known, dict) else known
+    if trajs.emb is not None and (known is None or src.encoder in (None, known)): return trajs
+    if trajs.frames is None: raise ConfigError(f'{trajs.card.name}: ' + (f'the features are those of {known}, the config says {src.encoder}, and there are no frames' if known else 'the demonstrations have neither frames nor features, but the policy sees pixels: set data.train.params.obs=state, or record frames'))
     encoder = demo_encoder(src, trajs.frames.shape[1:3], device=device)
-    stored = importlib.util.find_spec('vislearn.control.embed') is not None
-    return (importlib.import_module('vislearn.control.embed').embed_trajs if stored else _embed_now)(trajs, encoder)
+    return _embed_now(trajs, encoder) if trajs.path is None else resolve('vislearn.control.embed:embed_trajs')(trajs, encoder)

@@ -103,7 +103,7 @@ def normed(
 )->Tensor: # Same shape
     "Norm real steps; a single one has no spread, so it is normed by what is known."
     if self.norm is None: return z
-    if self.norm.training and len(z)>1: return self.norm(z)
+    if self.norm.training and (len(z)>1 or isinstance(self.norm, nn.SyncBatchNorm)): return self.norm(z)
     return F.batch_norm(z, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias, False, 0., self.norm.eps)
 
 @patch
