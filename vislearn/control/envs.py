@@ -25,11 +25,14 @@ class Family(NamedTuple):
 FAMILIES = { # in the order in which a name is tried
     'habitat': Family('HabitatImageNav-', 'vislearn.control.habitat:make_habitat', tuple(f'HabitatImageNav-{s}' for s in ('apartment_0', 'frl_apartment_0', 'office_0', 'room_0', 'hotel_0'))),
     'imagenav': Family('ImageNav-', 'vislearn.control.rooms:make_imagenav', ('ImageNav-one_room', 'ImageNav-four_rooms')),
+    'toy': Family('Reach-', 'vislearn.control.reach:make_reach', ('Reach-discrete', 'Reach-continuous', 'Reach-decoy', 'Reach-goal')),
     'atari': Family('Atari-|ALE/', 'vislearn.control.arcade:make_atari', 'vislearn.control.arcade:atari_names'),
     'minigrid': Family('MiniGrid-|BabyAI-', 'vislearn.control.grids:make_grid', 'vislearn.control.grids:grid_names'),
     'adroit': Family('Adroit-|HMS-', 'vislearn.control.mujoco:make_adroit', tuple(f'Adroit-{t}' for t in ('door', 'hammer', 'pen', 'relocate'))),
     'dmc': Family('DMC-', 'vislearn.control.mujoco:make_dmc', 'vislearn.control.mujoco:dmc_tasks', 'DMC-'),
     'metaworld': Family('MetaWorld-', 'vislearn.control.mujoco:make_metaworld', 'vislearn.control.mujoco:metaworld_tasks', 'MetaWorld-'),
+    'miniworld': Family('MiniWorld-', 'vislearn.control.miniworld:make_miniworld', 'vislearn.control.miniworld:miniworld_names'),
+    'toy': Family('Reach-', 'vislearn.control.reach:make_reach', ('Reach-discrete', 'Reach-continuous', 'Reach-decoy', 'Reach-goal')),
     'gym': Family('', 'vislearn.control.grids:make_gym', 'vislearn.control.grids:gym_names'),
 }
 
@@ -64,7 +67,7 @@ def env_names(
     return found
 
 def _suggest(name):
-    near = nearest(name.split('-')[0], ['HabitatImageNav', 'ImageNav', 'Atari', 'MiniGrid', 'BabyAI', 'Adroit', 'HMS', 'DMC', 'MetaWorld'])
+    near = nearest(name.split('-')[0], ['HabitatImageNav', 'ImageNav', 'Atari', 'MiniGrid', 'BabyAI', 'Adroit', 'HMS', 'DMC', 'MetaWorld', 'MiniWorld', 'Reach'])
     try: return nearest(name, env_names(resolve_name(re.search("'(.+)'", near)[1] + '-')[1] if near else 'gym')) or near or nearest(name, [n.split('-', 1)[-1] for n in env_names('minigrid')])
     except MissingExtra: return near
 

@@ -50,7 +50,7 @@ class TileSheet:
         from minigrid.core.grid import Grid
         from minigrid.core.world_object import WorldObj
         agent, kind = code>=2048, code%2048//64 # kind 0: not seen, 1: empty
-        return Grid.render_tile(WorldObj.decode(kind, code%64//8, code%8) if kind>1 else None, agent_dir=3 if agent else None, highlight=kind>0, tile_size=self.tile)
+        return Grid.render_tile(WorldObj.decode(kind, code%64//8, code%8) if kind>1 else None, agent_dir=3 if agent else None, highlight=kind>0, tile_size=self.tile).astype(np.uint8)
 
 # %% ../../nbs/control/06_grids.ipynb #2cfad4b5
 VERBS = ('goto', 'pickup', 'open', 'put')

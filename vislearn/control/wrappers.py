@@ -77,7 +77,7 @@ class SuccessRule:
         except ValueError as e: raise e if isinstance(e, ConfigError) else ConfigError(f"success rule must look like 'any', 'count>20', 'final', 'return>0' or 'none', got {text!r}") from None
 
 # %% ../../nbs/control/04_wrappers.ipynb #3afe848b
-_RULES = [('Adroit-pen', 'count>20'), ('HMS-pen', 'count>20'), ('Adroit-', 'count>25'), ('HMS-', 'count>25'), ('MetaWorld-', 'any'), ('ImageNav-', 'any'), ('HabitatImageNav-', 'any'),
+_RULES = [('Adroit-pen', 'count>20'), ('HMS-pen', 'count>20'), ('Adroit-', 'count>25'), ('HMS-', 'count>25'), ('MetaWorld-', 'any'), ('ImageNav-', 'any'), ('Reach-', 'any'), ('HabitatImageNav-', 'any'),
     ('MiniWorld-CollectHealth', 'none'), ('MiniWorld-PickupObjects', 'none'), ('MiniWorld-RoomObjects', 'none'), ('MiniWorld-', 'return>0'), ('MiniGrid-', 'return>0'), ('BabyAI-', 'return>0')]
 
 def success_rule(
@@ -115,7 +115,7 @@ class Tally:
 class EnvCard:
     "What the data of an environment must agree on."
     name:str # As given to `make_env`, historical names resolved
-    family:str # gym, minigrid, atari, dmc, adroit, metaworld, imagenav, miniworld or habitat
+    family:str # gym, minigrid, atari, dmc, adroit, metaworld, imagenav, miniworld, habitat or toy
     pixels:bool # Are there pictures?
     size:tuple[int, int]|None # Height and width of the pictures [px]
     goal:bool=False # Is there a picture of the goal?
