@@ -31,11 +31,12 @@ class Table(NamedTuple):
 
 def find_columns(
     table:Table, # Arrays of a file
-    given:Mapping[str, str|None]={}, # Column to name of an array; None looks for the usual names
+    given:Mapping[str, str|None]={}, # Column to name of an array; None looks for the usual names, '' leaves it out
 )->dict[str, str]: # Column to name of an array
     "Find out which array is what."
     found = {}
     for column, names in USUAL.items():
+        if given.get(column)=='': continue
         if (name := given.get(column)) is not None:
             if name not in table.shapes: raise DataError(f'{table.path}: no array {name!r}{nearest(name, table.shapes)}; it has ' + ', '.join(f'{n} {s}' for n, (s, _) in table.shapes.items()))
             found[column] = name
@@ -109,7 +110,7 @@ def store_flat(
         with opened(path) as table:
             found = find_columns(table, given); info['columns'] = dict(found)
             yield from flat_trajs(table, found)
-    return write_trajs(env or path.stem, dict(file=file_fingerprint(path), given={k: v for k, v in given.items() if v}), films, None, root, info, action_space)
+    return write_trajs(env or path.stem, dict(file=file_fingerprint(path), given={k: v for k, v in given.items() if v is not None}), films, None, root, info, action_space)
 
 @contextmanager
 def _npz(path): yield open_npz(path)
@@ -120,7 +121,7 @@ def read_npz(
     frames:str|None=None, # Array of pictures; None: `image`, `pixels`, ... where there is one
     state:str|None=None, # Array of states; None: `state`, `observations`, ... where there is one
     reward:str|None=None, # Array of rewards; None: `reward` or `rewards`
-    ends:str|None=None, # Flags of last steps, or numbers one past them; None: `done`, `terminals`, ...
+    ends:str|None=None, # Flags of last steps, or numbers one past them; None: `done`, `terminals`, ...; '': one episode
     success:str|None=None, # Flags of success, by step or by episode; None: `success`
     env:str|None=None, # Name for the card; None: of the file
     action_space:object|None=None, # As in `trajs.read_space`; None: the smallest usual space around the actions
