@@ -80,7 +80,10 @@ def test_dmc_state_is_the_observation_one_after_another_and_actions_are_rescaled
         obs, reward, *_ = env.step(action); step = theirs.step(np.float32(action).astype(float))
         assert np.allclose(obs['state'], np.concatenate([step.observation['position'], step.observation['velocity']]), atol=1e-5) and np.isclose(reward, step.reward)
     task = DmcTask('DMC-lqr-lqr_2_1'); assert (task.low == -1).all() and (task.high == 1).all()
-    task.low, task.high = np.array([-2., 0.]), np.array([2., 10.]); assert task.control(np.array([0., 1.])).tolist() == [0., 10.]
+    task = DmcTask('DMC-cartpole-swingup'); task.start(0); task.low, task.high = np.array([-2.]), np.array([10.]); seen = []
+    task.env.step = lambda action: seen.append(action) or task.now
+    for a in (-1., 0., 1.): task.now = task.now._replace(reward=0.); task.advance(np.array([a]))
+    assert [float(a[0]) for a in seen] == [-2., 4., 10.]
 
 
 def test_rewards_of_adroit_in_closed_form():

@@ -10,6 +10,7 @@ __all__ = ['ADROIT', 'SimTask', 'SimEnv', 'dmc_tasks', 'DmcTask', 'make_dmc', 'a
 import contextlib, io, math, warnings
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from gymnasium import spaces
@@ -30,6 +31,10 @@ class SimTask(Protocol):
     size:int # Default height and width [px]
     turned:bool # Is the camera mounted upside down?
     steps:int # Default time limit
+    substeps:int # Physics steps of one control step
+    file:Path # Description of the model
+    low:np.ndarray # What action -1 means to the actuators `(A,)`
+    high:np.ndarray # What action 1 means
     actions:int # Number of action dimensions
     proprio:int # How many of the first numbers of the state a robot feels itself
     model:'mujoco.MjModel'
@@ -113,7 +118,7 @@ class DmcTask:
         limit = self.env._step_limit; self.steps, self.env._step_limit = 1000 if math.isinf(limit) else round(limit), math.inf
         spec = self.env.action_spec(); self.low, self.high = (np.broadcast_to(b, spec.shape) for b in (spec.minimum, spec.maximum))
         if np.abs([self.low, self.high]).max()>1e6: self.low, self.high = -np.ones(spec.shape), np.ones(spec.shape) # no bounds
-        self.actions = spec.shape[0]
+        self.actions, self.substeps, self.file = spec.shape[0], self.env._n_sub_steps, Path(_suite().__file__).parent/f'{task.split("-")[0]}.xml'
 
     model = property(lambda self: self.env.physics.model.ptr)
     data = property(lambda self: self.env.physics.data.ptr)
@@ -122,10 +127,8 @@ class DmcTask:
         self.env.task._random = np.random.RandomState(seed % 2**32); self.now = self.env.reset()
 
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]:
-        self.now = self.env.step(self.control(action))
+        self.now = self.env.step(self.low + (action + 1)/2*(self.high - self.low))
         return self.now.reward, self.now.last(), None
-
-    def control(self, action:np.ndarray)->np.ndarray: return self.low + (action + 1)/2*(self.high - self.low)
 
     def state(self)->np.ndarray: return np.concatenate([np.ravel(v) for v in self.now.observation.values()]).astype(np.float64)
 
@@ -189,14 +192,13 @@ class AdroitTask:
         with contextlib.redirect_stderr(io.StringIO()): need('gymnasium_robotics', name) # prints a notice about the rewards that are not used here
         self.env = getattr(import_module(f'gymnasium_robotics.envs.adroit_hand.adroit_{self.task}'), f'AdroitHand{self.task.capitalize()}Env')()
         self.model, self.data, self.actions = self.env.model, self.env.data, self.env.action_space.shape[0]
+        self.low, self.high, self.substeps, self.file = self.env.act_mean - self.env.act_rng, self.env.act_mean + self.env.act_rng, self.env.frame_skip, Path(self.env.fullpath)
 
     def start(self, seed:int): self.env.reset(seed=seed)
 
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]:
         self.env.step(action); now = self.measures(); reward, goal = adroit_reward(self.task, now)
         return float(reward), self.task=='pen' and self.drop_ends and now['pen'][2]<.075, bool(goal)
-
-    def control(self, action:np.ndarray)->np.ndarray: return self.env.act_mean + action*self.env.act_rng
 
     def state(self)->np.ndarray: return self.env._get_obs()
 
@@ -248,7 +250,8 @@ class MetaWorldTask:
         self.env = _metaworld().ALL_V3_ENVIRONMENTS[f'{self.task}-v3']()
         self.env._partially_observable = False; self.env.__dict__.pop('sawyer_observation_space', None)
         self.env._freeze_rand_vec, self.env.seeded_rand_vec, self.env._set_task_called, self.env.max_path_length = False, True, True, math.inf
-        self.model, self.data = self.env.model, self.env.data
+        self.model, self.data, self.low, self.high = self.env.model, self.env.data, -np.ones(4), np.ones(4)
+        self.substeps, self.file = self.env.frame_skip, Path(self.env.model_name)
 
     def start(self, seed:int): self.env.seed(seed); self.now, _ = self.env.reset()
 
