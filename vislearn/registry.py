@@ -24,6 +24,7 @@ TASKS = {
     'terrain.photos': Task('vislearn.terrain.photos:train_photos', 'vislearn.terrain.photos:load_photo_model'),
     'video.svg': Task(*(f'vislearn.video.train:{f}' for f in ('train_svg', 'load_svg', 'check_config'))),
     'objects.space': Task(*(f'vislearn.objects.train:{f}' for f in ('train_space', 'load_space', 'check_config'))),
+    'control.bc': Task(*(f'vislearn.control.bc:{f}' for f in ('train_bc', 'load_policy', 'check_config'))),
     'supervised': Task(*(f'vislearn.supervised:{f}' for f in ('train', 'load_model', 'check_config')))}
 _GAMES = 'pong mspacman carnival boxing tennis spaceinvaders riverraid airraid skiing freeway'.split()
 _MADE_BY = { # module to its recipes; `recipe=function` where the two differ
@@ -32,6 +33,7 @@ _MADE_BY = { # module to its recipes; `recipe=function` where the two differ
     'terrain.photos': 'terrain_photos=photo_recipe',
     'supervised': 'supervised_shapes supervised_waves',
     'video.recipes': 'svg_lp_smmnist svg_fp_smmnist svg_lp_bair svg_lp_kth svg_lp_fabric_v1 svg_lp_fabric_v2 svg_lp_cloth svg_lp_bridge svg_nano',
+    'control.recipes': 'bc_pvr_lstm bc_pvr_mlp bc_cortexbench bc_r3m bc_state bc_scratch bc_nano',
     'objects.recipes': 'space_nano space_moc_sprites space_rooms_small space_rooms_large space_joint ' +
     ' '.join(f'space{kind}_{game}' for kind in ('', '_m', '_moc') for game in _GAMES)}
 RECIPES = {word.partition('=')[0]: f'vislearn.{module}:{word.rpartition("=")[2]}' for module, words in _MADE_BY.items() for word in words.split()}
