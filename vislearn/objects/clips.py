@@ -81,12 +81,13 @@ def _again(path, rows):
 @patch
 def select(
     self:ObjectClips,
-    clips:Sequence[int]|np.ndarray, # Numbers of clips, `(n,)`
+    clips:Sequence[int]|np.ndarray|slice, # Numbers of clips `(n,)`, or a mask `(N,)`
 )->ObjectClips: # Shares the frames
     "Take some clips."
-    k = np.arange(len(self))[clips] if isinstance(clips, slice) else np.atleast_1d(np.asarray(clips, np.int64))
-    if len(k) and not (-len(self)<=k.min() and k.max()<len(self)): raise DataError(f'clips: there are {len(self)}, got number {k.max()}')
-    k = k % max(len(self), 1); frames = (k[:, None]*self.T + np.arange(self.T)).reshape(-1)
+    k = clips if isinstance(clips, slice) else np.atleast_1d(clips) if np.size(clips) else np.zeros(0, int)
+    try: k = np.arange(len(self))[k]
+    except IndexError: raise DataError(f'clips must be numbers, a slice or a mask: there are {len(self)}, got {"number " + str(k[np.abs(k).argmax()]) if k.dtype.kind in "iu" else f"{k.dtype} {k.shape}"}') from None
+    frames = (k[:, None]*self.T + np.arange(self.T)).reshape(-1)
     inner = lambda x: Picked(x.base, x.rows[k]) if isinstance(x, Picked) else Picked(x, k)
     return ObjectClips(inner(self.frames), inner(self.maps), self.things.select(frames), self.marks.select(frames), self.background, self.info, self.path, k if self.rows is None else self.rows[k])
 
@@ -302,7 +303,8 @@ def _identity(source, seed):
 
 def _opened(source, agent, policy, options):
     "Open a source with the player that was asked for."
-    options = dict(options); game = str(source).partition(':')[2] if isinstance(source, str) else ''
+    options = dict(options); kind, _, game = str(source).partition(':') if isinstance(source, str) else ('', '', '')
+    if agent is not None and kind not in ('atari', 'ale'): raise ConfigError(f'agent: only games have players, got the source {source}: atari:<Game> or ale:<Game>')
     if agent is not None: options['policy'] = importlib.import_module('vislearn.objects.atari').agents(agent, game)
     elif policy is not None: options['policy'] = policy
     if options and not isinstance(source, (str, Path)): raise ConfigError(f'{sorted(options)[0]} is set where a source is opened by its name, for example atari:Pong; this one is open already')
@@ -346,8 +348,9 @@ def record_clips(
         windows = islice(play_windows(playing, trail + T, seed, warmup, 100. if random else 0.), n); windows = iter(progress(windows, 'clips', n))
         how, report, windows = _choose(windows, motion, playing.classes, ignored); info.update(motion=how.kind, options_motion=how.model_dump(), report=report)
         base, windows = _wait_for_root(windows, T, how, n_root, 2 if n is None else min(max(n*(trail + T)//n_root, 1), 4)) if background is None else (background, windows)
+        if base is None: raise DataError(f'{playing.name}: no film lasts {trail + T} frames (trail + T): shorten the trail')
         seen, count = [], 0
-        for part in () if base is None else _parts(windows, T, size, resample, how, base, color_counts(base, RARE.get(game, {})) if how.rarity else None, playing.classes, plot_bb, ignored):
+        for part in _parts(windows, T, size, resample, how, base, color_counts(base, RARE.get(game, {})) if how.rarity else None, playing.classes, plot_bb, ignored):
             seen.append(part.things); count += len(part.frames); yield part
         if n is not None and count<n: raise DataError(f'{playing.name}: only {count} clips of {trail + T} frames (trail + T) in it, n={n}: ask for fewer, shorten the trail, or take n=None for all')
         info.update(n=count, label_quality=label_quality(Things.join(seen, [0]*len(seen)), playing.classes))

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np, torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from pydantic import model_validator
 from scipy import ndimage
 from ..core import DataError, check_shape, nearest
 from .boxes import Things, box_to_zwhere, centre_score, make_things
@@ -143,6 +144,8 @@ def flow_values(
 )->np.ndarray: # Squared length of the flow, the maximum of every frame is 1, float32 `(R, H, W)`
     "Say how much each pixel moves, by optical flow."
     _checked(frames); _checked(previous, 'previous')
+    if method not in ('auto', 'farneback', 'pyramid'): raise DataError(f"method must be 'auto', 'farneback' or 'pyramid', got {method!r}{nearest(method, ['auto', 'farneback', 'pyramid'])}")
+    if previous.shape!=frames.shape: raise DataError(f'previous must be {frames.shape} as the frames are, got {previous.shape}')
     try: import cv2
     except ImportError: cv2 = None
     if method=='farneback' and cv2 is None: raise DataError("method='farneback' needs OpenCV: pip install opencv-python-headless, or take method='pyramid'")
@@ -184,6 +187,7 @@ def components(
 )->tuple[np.ndarray, np.ndarray, np.ndarray]: # Row of the frame `(M,)`; left, top, width, height, int `(M, 4)` [px]; what belongs to them, bool `(R, H, W)`
     "Find connected components in all masks."
     check_shape(mask, 'R H W', 'mask')
+    if not mask.any(): return np.zeros(0, np.int64), np.zeros((0, 4), np.int64), mask
     labels, n = ndimage.label(mask, _TOUCH); keep = np.bincount(labels[mask], minlength=n+1)>=min_area; keep[0] = False
     if touch is not None: seen = np.zeros(n+1, bool); seen[labels[mask & touch]] = True; keep &= seen
     cuts = np.array([[s.start for s in o] + [s.stop for s in o] for o in ndimage.find_objects(labels)], np.int64).reshape(-1, 6)[keep[1:]]
@@ -235,6 +239,13 @@ class Motion(Frozen):
     band:tuple[float, float]=(0., 1.) # Rows that count, top and bottom [fraction of the image]: leaves scores out
     rarity:bool=False # Shrink boxes to their rare colours, drop those without
     per_channel:bool=False # Root mode by channel, as historical root images
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if self.thresh!='mean' and not 0<=self.thresh<1: raise ValueError(f"thresh: expected 'mean' or a share in [0, 1), got {self.thresh}")
+        if not 0<=self.band[0]<self.band[1]<=1: raise ValueError(f'band: expected top and bottom with 0 <= top < bottom <= 1, got {self.band}')
+        if self.min_area<1 or self.changed<0: raise ValueError(f'min_area: expected min_area >= 1 and changed >= 0, got {self.min_area} and {self.changed}')
+        return self
 
 class MotionHints(NamedTuple):
     "What moves in each frame."
@@ -309,6 +320,7 @@ def motion_hints(
     values = flow_values(frames, np.broadcast_to(background, frames.shape)) if motion.kind=='flow' else frame_delta(frames, background)
     top, bottom = (round(v*H) for v in motion.band); raw = motion_mask(values, motion.thresh, False)
     raw[:, :top] = raw[:, bottom:] = False
+    if ignore is not None and ignore.shape not in ((H, W), (R, H, W)): raise DataError(f'ignore must be {(H, W)} or {(R, H, W)} as the frames are, got {ignore.shape}')
     if ignore is not None: raw &= ~ignore
     if motion.changed and changed is None: changed = recent_change(frames, motion.changed)
     t, xywh, kept = components(close_mask(raw) if motion.close else raw, motion.min_area, changed if motion.changed else None)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
-from ..core import DataError, sample_rng
+from ..core import ConfigError, DataError, sample_rng
 from .sprites import SHAPES, sprite_background, sprite_shape
 
 # %% ../../nbs/synth/12_catch.ipynb #dd04bc55
@@ -42,6 +42,7 @@ def step(self:CatchWorld,
     "Play one step of all games."
     room = self.size - self.ball; moves = np.asarray(moves)
     if moves.shape!=(self.n,): raise DataError(f'moves must name one move for each of {self.n} games, got {moves.shape}')
+    if ((moves<0) | (moves>2)).any(): raise DataError(f'moves must be 0 (stay), 1 (right) or 2 (left), got {moves[(moves<0) | (moves>2)][0]}')
     self.own = np.clip(self.own + self.push*np.array([0, 1, -1])[moves], 0, self.size - self.paddle[0])
     self.xy[:, 0] += self.speed; self.xy[:, 1] += self.fall
     out = (self.xy[:, 0]<0) | (self.xy[:, 0]>room)
@@ -69,6 +70,7 @@ class CatchGame:
         seed:int=0, # Seed until `reset` is given another
         skill:float=.5, # Share of the steps in which it follows the ball by itself, where `step` is given no action; else it moves at random
     ):
+        if episode<1 or not 0<=skill<=1: raise ConfigError(f'episode must be at least 1 step and skill lie in [0, 1], got {episode} and {skill}')
         self.episode, self.skill, self.background = episode, skill, sprite_background(CatchWorld.size, 0)
         self._shape, self._colours = sprite_shape('disc', CatchWorld.ball), [np.rint(255*np.array(SHAPES[k])).astype(np.uint8) for k in ('triangle', 'square')]
         self._start(seed)

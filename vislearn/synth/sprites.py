@@ -55,8 +55,11 @@ class SpriteWorld:
         classes:Sequence[str]=('square', 'disc', 'triangle'), # Shapes that occur, equally often
         scene:int=0, # Number of the background
     ):
-        for what, (low, high), least, most in (('n', n, 0, 255), ('side', side, 1, size)):
-            if not least<=low<=high<=most: raise ConfigError(f'{what} must be (lowest, highest) with {least} <= lowest <= highest <= {most}, got {(low, high)}')
+        if size<1: raise ConfigError(f'size must be at least 1 pixel, got {size}')
+        if isinstance(classes, str): raise ConfigError(f'classes must be a list of shapes, got {classes!r}: [{classes!r}]')
+        for what, pair, least, most in (('n', n, 0, 255), ('side', side, 1, size)):
+            low, high = pair if np.size(pair)==2 else (1, 0)
+            if not least<=low<=high<=most: raise ConfigError(f'{what} must be (lowest, highest) with {least} <= lowest <= highest <= {most}, got {pair}')
         if not speed>=0 or T<1 or seed<0: raise ConfigError(f'speed and seed must not be negative and T at least 1, got speed={speed}, seed={seed}, T={T}')
         if not classes or len(set(classes))<len(classes): raise ConfigError(f'classes must name different shapes, got {tuple(classes)}')
         self.shapes = {k: [sprite_shape(k, s) for s in range(side[0], side[1] + 1)] for k in classes}
