@@ -183,10 +183,13 @@ def show(self:FloorPlan,
     picture:np.ndarray|None=None, # Photograph from above to lay under it `(H, W, 3)`
     extent:tuple[float, ...]|None=None, # What it shows: x_min, x_max, z_max, z_min [m]
 )->Axes: # The axes
-    "Draw the plan from above, z pointing down as in the simulator's top view."
+    "Draw the plan from above, z pointing down; rooms are tinted like their walls."
     from matplotlib import pyplot as plt
     ax = ax or plt.subplots(figsize=(4, 4))[1]
-    if picture is not None: ax.imshow(picture, extent=extent)
+    tint = dict(brick_wall='#eddcd5', wood='#eddfc0', marble='#f3f3f3', cinder_blocks='#d9ddd8') # a pale shade of the walls
+    for (x0, x1, z0, z1), colour in zip(self.rooms + self.doors, [tint.get(t, '0.95') for t in self.wall_tex] + ['0.95']*len(self.doors)):
+        if picture is None: ax.add_patch(plt.Rectangle((x0, z0), x1-x0, z1-z0, facecolor=colour, zorder=0))
+    if picture is not None: ax.imshow(picture, extent=extent, interpolation='bilinear')
     for x0, x1, z0, z1 in self.walls: ax.plot([x0, x1], [z0, z1], color='0.15', lw=3, solid_capstyle='round', zorder=3)
     for x, z, edge, colour in () if picture is not None else self.boxes:
         ax.add_patch(plt.Rectangle((x-edge/2, z-edge/2), edge, edge, facecolor=dict(red='#d55e00', green='#009e73', blue='#0072b2', yellow='#f0e442')[colour], zorder=3))

@@ -118,7 +118,8 @@ def make_imagenav(
 class RoomExpert:
     "Walks to the goal on the shortest way that keeps off the walls."
     name = 'rooms.planner'
-    def __init__(self, margin:float=0.1): self.margin = margin # distance to keep from walls [m]
+    def __init__(self, margin:float=0.1, slack:float=10.):
+        self.margin, self.slack = margin, math.radians(slack) # distance to keep from walls [m]; error of the heading that is left alone [degrees]
 
     def reset(self, env:gym.Env, seed:int|None=None):
         "Plan, for an environment that was just reset."
@@ -144,9 +145,9 @@ class RoomExpert:
         return self.target
 
     def _turns(self, heading):
-        "Actions that bring the robot to a heading, as near as turns of 15 degrees can."
+        "Actions that bring the robot within `slack` of a heading."
         off = (heading - self.world.heading + math.pi) % (2*math.pi) - math.pi
-        return [1 if off>0 else 2] * round(abs(off)/(_TURN*self.skip))
+        return [1 if off>0 else 2] * max(math.ceil((abs(off)/self.skip - self.slack)/_TURN - 1e-9), 0)
 
     def _free_heading(self, want, steps=1):
         "Nearest heading to `want` that the robot can turn to and go; with `steps` the one with most room."
