@@ -4,7 +4,7 @@ import json, pickle, time
 import numpy as np, pytest
 from PIL import Image
 
-from vislearn.core import ConfigError, DataError
+from vislearn.core import ConfigError, DataError, UserError
 from vislearn.objects.boxes import Things, make_things
 from vislearn.objects.clips import ObjectClips, Part, paint_boxes, play_windows, record_clips, resize_frames, resize_maps, root_images, sprite_clips, write_objects
 from vislearn.objects.frames import Thing, label_quality
@@ -234,3 +234,22 @@ def test_pong_is_recorded_at_1500_frames_a_second(tmp_path):
     rates = []
     for k in range(3): start = time.process_time(); record_clips('atari:Pong', 300, motion='root', seed=k, root=tmp_path); rates.append(300*20/(time.process_time() - start))
     assert max(rates)>1500, rates
+
+
+def test_masks_slices_and_numbers_select_the_same(tmp_path):
+    clips = sprite_clips(SpriteWorld.preset('nano'), 6, root=tmp_path); mask = np.array([0, 1, 0, 0, 1, 0], bool)
+    for same in (mask, [1, 4], slice(1, 6, 3), np.array([-5, -2])):
+        some = clips.select(same); assert (some.frames[:] == clips.frames[[1, 4]]).all() and (some.things.xyxy == clips.select([1, 4]).things.xyxy).all() and some.rows.tolist() == [1, 4]
+    assert len(clips.select(np.zeros(6, bool))) == len(clips.select([])) == 0 and clips.select(mask).select([True, False]).rows.tolist() == [1]
+    for bad, message in (([6], 'there are 6, got number 6'), ([0, -7], 'got number -7'), (mask[:3], r'got bool \(3,\)'), ([.5], 'got float64')):
+        with pytest.raises(DataError, match=message): clips.select(bad)
+
+
+@pytest.mark.parametrize('source, options, message', [
+    ('short.npy', dict(n=None), r'no film lasts 20 frames \(trail \+ T\): shorten the trail'), ('short.npy', dict(n=2), r'no film lasts 20 frames'), ('long.npy', dict(n=9, T=2, trail=2), r'only 6 clips of 4 frames \(trail \+ T\) in it, n=9'),
+    ('cut.mp4', dict(n=None), 'damaged, or cut short'), ('lon.npy', dict(n=1), "did you mean 'long.npy'"), ('sprites', dict(n=1, agent='agents'), 'only games have players'), ('sprites', dict(n=1, background='no.png'), 'no.png: this picture does not decode'),
+    ('sprites', dict(n=1, motion='rot'), "expected 'root', 'median'"), ('sprites', dict(n=1, motion='trail', trail=0), 'motion trail needs a trail'), ('sprites', dict(n=1, T=99), 'shorten the trail'), ('sprites', dict(n=1, size=2), 'size >= 4'), ('spritse', dict(n=1), "did you mean 'sprites'")])
+def test_recordings_that_cannot_be_are_one_line(tmp_path, source, options, message):
+    film = np.random.default_rng(0).integers(0, 255, (26, 16, 16, 3), np.uint8); np.save(tmp_path/'long.npy', film); np.save(tmp_path/'short.npy', film[:12]); (tmp_path/'cut.mp4').write_bytes(b'\0\0\0\x18ftypmp42' + bytes(400))
+    with pytest.raises(UserError, match=message) as e: record_clips(str(tmp_path/source) if '.' in source else source, root=tmp_path/'cache', **options)
+    assert '\n' not in str(e.value) and not list((tmp_path/'cache').rglob('meta.json'))
