@@ -46,7 +46,7 @@ def _numbers(x, rank, what, half=False):
     if x.dtype==object: raise DataError(f'{what}: an array of Python objects: give numbers, with one shape for all steps')
     if x.dtype.kind not in 'fiu': raise DataError(f'{what} must be float32, got {x.dtype}')
     check_shape(x, ['', 'T', 'T D'][rank] if rank<3 else 'T H W C', what)
-    x = x if half and x.dtype==np.float16 else x.astype(np.float32, copy=False)
+    with np.errstate(over='ignore'): x = x if half and x.dtype==np.float16 else x.astype(np.float32, copy=False)
     if not np.isfinite(x).all(): raise DataError(f'{what}: {int((~np.isfinite(x)).sum())} values are not finite: leave these steps out')
     return x
 
@@ -298,9 +298,9 @@ def join_trajs(
     for s in sets[1:]:
         who = f'{first.card.name} and {s.card.name}'
         if s.arrays.keys()!=first.arrays.keys(): raise DataError(f'{who} cannot be joined: one has {", ".join(sorted(first.arrays))}, the other {", ".join(sorted(s.arrays))}')
+        if s.action_space!=first.action_space: raise DataError(f'{who} cannot be joined: their action spaces are {first.action_space} and {s.action_space}')
         for k in first.arrays:
             if tuple(s.arrays[k].shape[1:])!=tuple(first.arrays[k].shape[1:]): raise DataError(f'{who} cannot be joined: {k} is {tuple(first.arrays[k].shape[1:])} and {tuple(s.arrays[k].shape[1:])} per step: one policy needs one size')
-        if s.action_space!=first.action_space: raise DataError(f'{who} cannot be joined: their action spaces are {first.action_space} and {s.action_space}')
         first.card.check_same(s.card, who, but=('name', 'family', 'max_steps', 'success'))
     before = np.cumsum([0] + [len(s.action) for s in sets[:-1]])
     arrays = {k: Joined([s.arrays[k] for s in sets]) for k in first.arrays}
