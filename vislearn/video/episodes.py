@@ -7,7 +7,7 @@ __all__ = ['FABRIC_ACTIONS', 'align_actions', 'raw_actions', 'pose_differences',
            'robot_clips', 'fabric_clips']
 
 # %% ../../nbs/video/02_episodes.ipynb #f686a42b
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 import numpy as np
