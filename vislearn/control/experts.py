@@ -52,7 +52,8 @@ class ClassicExpert:
 
 # %% ../../nbs/control/13_experts.ipynb #e8c39949
 EXPERTS = { # beginning of the name: experts, `module:class`; the first is the default
-    'MiniGrid-': dict(bfs='vislearn.control.grids:GridExpert'), 'BabyAI-': dict(bot='vislearn.control.grids:BotExpert', bfs='vislearn.control.grids:GridExpert'),
+    'MiniGrid-': dict(bfs='vislearn.control.grids:GridExpert'), 'BabyAI-KeyInBox': dict(bfs='vislearn.control.grids:GridExpert'), # the bot does not look into boxes
+    'BabyAI-': dict(bot='vislearn.control.grids:BotExpert', bfs='vislearn.control.grids:GridExpert'),
     'Atari-': dict(ram='vislearn.control.arcade:RamExpert'), 'MetaWorld-': dict(scripted='vislearn.control.mujoco:ScriptedExpert'),
     'DMC-': dict(mpc='vislearn.control.mpc:MpcExpert'), 'Adroit-': dict(mpc='vislearn.control.mpc:MpcExpert'),
     'ImageNav-': dict(planner='vislearn.control.rooms:RoomExpert'), 'HabitatImageNav-': dict(follower='vislearn.control.habitat:FollowerExpert'),
