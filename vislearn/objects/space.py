@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Ramp', 'LATE', 'EARLY', 'ATARI', 'BIG_BOXES', 'JOINT_GAMES', 'SpaceConfig', 'ramp_value', 'log_normal', 'log_mixture',
-           'Codes', 'SpaceOut', 'Space']
+           'Codes', 'SpaceOut', 'Space', 'SceneCodes']
 
 # %% ../../nbs/objects/09_space.ipynb #4f7b050b
 import math
 from typing import Literal, NamedTuple
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -277,3 +278,28 @@ def encode(self:Space,
         heads = fg.img_encoder(x, motion_map)
         z_where = cell_boxes(heads.scale[..., :2], heads.shift[..., :2], fg.img_encoder.offset)
         return Codes(z_where, torch.sigmoid(8.8*heads.pres), fg.read(x, z_where).chunk(2, -1)[0], heads.depth[..., :1])
+
+# %% ../../nbs/objects/09_space.ipynb #f31d68f1
+class SceneCodes(nn.Module):
+    "Pictures to the objects of all cells: an `Encoder`."
+    def __init__(self,
+        model:Space, # Trained network, frozen here
+    ):
+        super().__init__()
+        self.net, self.dim = model.eval().requires_grad_(False), model.cfg.G**2 * (5 + model.cfg.z_what)
+        self.card = dict(name='space', side=model.cfg.size, cells=model.cfg.G**2); self.eval()
+
+    def forward(self,
+        x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
+    )->Tensor: # `(N, G*G*(5 + D))` float32: presence, box (w, h, x, y) and code of each cell
+        S = self.net.cfg.size
+        if x.shape[2:]!=(S, S): x = F.interpolate(x.float(), size=(S, S), mode='bilinear', antialias=True).round().to(torch.uint8)
+        c = self.net.encode(x)
+        return torch.cat([c.z_pres_prob, c.z_pres_prob * c.z_where, c.z_pres_prob * c.z_what], -1).flatten(1).float()
+
+@patch
+def as_encoder(self:Space,
+    size:tuple[int, int]|None=None, # Height and width of the frames [px]; any size will do
+)->SceneCodes: # Frozen encoder of RGB pictures
+    "Use what was learned about objects for something else."
+    return SceneCodes(self)
