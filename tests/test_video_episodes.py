@@ -171,7 +171,7 @@ class Call:
     def __reduce__(self): return self.what
 
 
-THINGS = dict(a=np.arange(12, dtype=np.uint8).reshape(3, 4), f=np.asfortranarray(rng.normal(size=(3, 4))), big=rng.integers(0, 256, (40, 500), dtype=np.uint8), empty=np.zeros((0, 3)), zero=np.array(2.5), swapped=np.arange(3, dtype='>f4'),
+THINGS = dict(turned=np.moveaxis(np.arange(24.).reshape(2, 3, 4), -1, 1), a=np.arange(12, dtype=np.uint8).reshape(3, 4), f=np.asfortranarray(rng.normal(size=(3, 4))), big=rng.integers(0, 256, (40, 500), dtype=np.uint8), empty=np.zeros((0, 3)), zero=np.array(2.5), swapped=np.arange(3, dtype='>f4'),
               words=np.array(['ab', 'c']), flags=np.array([True, False]), half=np.float16([1.5]), s=np.float32(.5), i=np.int64(-3), b=np.bool_(True), n=None, t=(1, 2.5, 'x', b'bytes', b'B'*9000, 10**30), d={1: [2, {'x': ()}]})
 
 

@@ -80,10 +80,11 @@ class _Array:
         if not isinstance(dtype, _DType): raise DataError('it holds an array without a type')
         self.value = _frombuffer(raw, dtype, shape, 'F' if fortran else 'C').value
 
-def _frombuffer(raw, dtype, shape, order):
+def _frombuffer(raw, dtype, shape, order, axes=None): # NumPy 2.4 names the axes of transposed arrays
     array, dtype = _Array(), dtype.make(); raw = raw.encode('latin1') if isinstance(raw, str) else raw
     if min(shape, default=0)<0 or math.prod(shape)*dtype.itemsize!=len(raw): raise DataError(f'it holds an array of shape {tuple(shape)} and type {dtype} with {len(raw)} bytes')
-    array.value = np.frombuffer(raw, dtype).reshape(shape, order=order) if len(raw) else np.zeros(shape, dtype)
+    turned = order=='K' and axes is not None; value = np.frombuffer(raw, dtype).reshape(shape, order='C' if turned else order) if len(raw) else np.zeros(shape, dtype)
+    array.value = value.transpose(axes) if turned else value
     return array
 
 def _scalar(dtype, raw): return _frombuffer(raw, dtype, (1,), 'C').value[0]
