@@ -5,9 +5,6 @@
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../../nbs/objects/24___init__.ipynb #8420c585
-#| export
-
 # %% ../../nbs/objects/24___init__.ipynb #2aaf43f2
 def explore(
     x:object, # Run, model, clips, or a path; see `objects.explorer.explore`
