@@ -95,7 +95,7 @@ class CompressBlock(nn.Module):
 
 # %% ../../nbs/control/01_backbones.ipynb #6b87656f
 class ResNet(nn.Sequential):
-    "A torchvision ResNet up to some layer; keys as in torchvision, `layer3.0.*` and `layer3.1.*` with a compressed layer 3."
+    "A torchvision ResNet up to some layer, with its keys; a compressed stage is `[stage, block]`."
     def __init__(self,
         depth:int=50, # 18, 34 or 50
         compress:str|None=None, # `l3` or `l4`: stop there with a compressed map

@@ -123,7 +123,11 @@ class Embedder(nn.Module):
         if frozen: freeze(self)
         else: self.train().requires_grad_(True)
 
-    def train(self, mode:bool=True): return super().train(mode and not self.frozen)
+    def train(self,
+        mode:bool=True, # Training mode? A frozen encoder stays in evaluation mode
+    )->'Embedder': # Itself
+        "Switch between training and evaluation."
+        return super().train(mode and not self.frozen)
 
     def forward(self,
         x:Tensor, # Frames, uint8, `(N, H, W, 3m)` or `(N, 3m, H, W)`
@@ -285,6 +289,7 @@ def embed_speed(
     batch:int|None=None, # Pictures at a time, as in `embed_frames`
     repeats:int=3, # The best one counts
     single:int=16, # Frames passed one by one
+    clock:Callable[[], float]=time.perf_counter, # `time.process_time` counts the processor's time only, for a busy machine
 )->dict[str, float]: # Frames per second: `embed`, `backbone` alone, `trajectory` and `frame` as the original
     "Measure embedding against the network alone and against the original's loops."
     on, N = encoder.device, len(frames)
@@ -298,14 +303,13 @@ def embed_speed(
         with torch.no_grad(): old(frames)
     def frame():
         for i in range(min(single, N)): old(frames[i:i+1])
-    def rate(work:Callable[[], object], n:int)->float:
-        best = float('inf')
-        for _ in range(repeats):
-            start = time.perf_counter(); work()
+    works = dict(embed=lambda: embed_frames(encoder, frames, step), backbone=backbone, trajectory=trajectory, frame=frame)
+    best = dict.fromkeys(works, float('inf'))
+    try:
+        for name, work in [*works.items()]*repeats: # one after another, so that a busy moment hits them all
+            encoder.requires_grad_(name=='frame' or not encoder.frozen) # the original recorded gradients of single frames
+            start = clock(); work()
             if on.type=='cuda': torch.cuda.synchronize(on)
-            best = min(best, time.perf_counter()-start)
-        return n/best
-    encoder.requires_grad_(True) # the original recorded gradients of single frames
-    try: slow = rate(frame, min(single, N))
+            best[name] = min(best[name], clock()-start)
     finally: encoder.requires_grad_(not encoder.frozen)
-    return dict(embed=rate(lambda: embed_frames(encoder, frames, step), N), backbone=rate(backbone, N), trajectory=rate(trajectory, N), frame=slow)
+    return {name: (min(single, N) if name=='frame' else N)/seconds for name, seconds in best.items()}
