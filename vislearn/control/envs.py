@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import gymnasium as gym
 from ..core import ConfigError, nearest
 from .render import check_profile
-from .wrappers import FrameSkip, MissingExtra
+from .wrappers import ControlEnv, FrameSkip, MissingExtra, check_action
 
 # %% ../../nbs/control/12_envs.ipynb #d4c6bbc1
 class Family(NamedTuple):
@@ -61,7 +61,7 @@ def env_names(
     if family is not None and family not in FAMILIES: raise ConfigError(f'unknown family {family!r}{nearest(family, FAMILIES)}: {", ".join(FAMILIES)}')
     found = []
     for f in [family] if family else FAMILIES:
-        try: found += [FAMILIES[f].prefix + n for n in (FAMILIES[f].names if isinstance(FAMILIES[f].names, tuple) else load_name(FAMILIES[f].names)())]
+        try: found += sorted(FAMILIES[f].prefix + n for n in (FAMILIES[f].names if isinstance(FAMILIES[f].names, tuple) else load_name(FAMILIES[f].names)()))
         except MissingExtra:
             if family: raise
     return found
@@ -87,6 +87,10 @@ def make_env(
     if not hasattr(skip, '__index__') or skip<1 or skip_mode not in ('last', 'max', 'avg'): FrameSkip(_NoEnv(), skip, skip_mode)
     if family=='gym' and name not in gym.registry: raise ConfigError(f'unknown environment {name!r}{_suggest(name)}: env_names() lists what can be made here, of the families {", ".join(FAMILIES)}')
     env = load_name(FAMILIES[family].make)(name, pixels=pixels, size=size, render=render, max_steps=max_steps)
+    if not isinstance(env.unwrapped, ControlEnv): env = _Checked(env)
     return FrameSkip(env, skip, skip_mode) if skip>1 else env
 
 class _NoEnv(gym.Env): pass # lets FrameSkip check its arguments before a simulator is started
+
+class _Checked(gym.Wrapper): # what ControlEnv does by itself
+    def step(self, action): return self.env.step(check_action(action, self.action_space, self.get_wrapper_attr('card').name))

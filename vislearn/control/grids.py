@@ -13,6 +13,7 @@ from typing import NamedTuple
 import gymnasium as gym, numpy as np
 from gymnasium import spaces
 from ..core import ConfigError, nearest
+from .render import import_mujoco
 from .wrappers import ControlEnv, EnvCard, ExpertFailed, check_size, need, observation_space, package_versions, resize_frame, success_rule
 
 # %% ../../nbs/control/06_grids.ipynb #d021d01a
@@ -236,7 +237,7 @@ class _Search:
         if self.blocked[front]: return
         if (d := self.door_at.get(front)) is not None and not doors>>d & 1:
             door = self.doors[d]
-            if not door.is_locked or held>=0 and (self.items[held].type, self.items[held].color)==('key', door.color): yield 5, (cell, turn, held, where, doors | 1<<d), kind=='open' and d in wanted
+            if kind!='beside' and (not door.is_locked or held>=0 and (self.items[held].type, self.items[held].color)==('key', door.color)): yield 5, (cell, turn, held, where, doors | 1<<d), kind=='open' and d in wanted
         elif front in where:
             i = where.index(front); gone = where[:i] + (-1,) + where[i+1:]
             if held<0 and (drop or i in useful): yield 3, (cell, turn, i, gone, doors), kind=='pickup' and i in wanted
@@ -327,6 +328,7 @@ class GymEnv(ControlEnv):
     ):
         if name not in gym.registry: raise ConfigError(f'unknown Gym id {name!r}{nearest(name, gym.registry)}')
         if not os.environ.get('DISPLAY'): os.environ.setdefault('SDL_VIDEODRIVER', 'dummy')
+        if '.mujoco' in str(gym.registry[name].entry_point): import_mujoco(name)
         limit = {} if max_steps is None else dict(max_episode_steps=max_steps)
         try:
             with warnings.catch_warnings(action='ignore'): self.world = gym.make(name, render_mode='rgb_array' if pixels else None, disable_env_checker=True, **limit)
