@@ -6,7 +6,7 @@
 __all__ = ['read_robomimic', 'read_minari', 'write_minari']
 
 # %% ../../nbs/control/161_hdf.ipynb #cbfe5500
-import io, json, os
+import io, json, os, warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,5 +165,7 @@ def write_minari(
             yield buffer(seed=t.seed if t.seed>=0 else None, observations={k: v.astype(np.float32) if v.dtype==np.float16 else v for k, v in seen.items()}, actions=t.action, rewards=list(np.zeros(n, np.float32) if t.reward is None else t.reward), terminations=list(over), truncations=list(last & ~over),
                 infos=None if t.success is None else dict(success=repeat(last & t.success)))
     acts = spaces.Discrete(bounds[0]) if kind=='discrete' else spaces.Box(*(np.array(b, np.float32) for b in bounds))
-    with _datasets_in(root): minari.create_dataset_from_buffers(ident, episodes(), observation_space=space, action_space=acts, jpeg_encoding=False, description=f'{trajs.card.name}, written by vislearn', algorithm_name=str(trajs.info.get('expert', 'unknown')), author='unknown', author_email='unknown', code_permalink='unknown')
+    with _datasets_in(root), warnings.catch_warnings():
+        warnings.simplefilter('ignore') # that there is no environment to go with it
+        minari.create_dataset_from_buffers(ident, episodes(), observation_space=space, action_space=acts, jpeg_encoding=False, description=f'{trajs.card.name}, written by vislearn', algorithm_name=str(trajs.info.get('expert', 'unknown')), author='unknown', author_email='unknown', code_permalink='unknown')
     return ident
