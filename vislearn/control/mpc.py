@@ -154,7 +154,7 @@ def _reacher(m, task):
 
 def _finger(m, task):
     speed = m['qvel'][..., 2]
-    return np.clip(-speed/15, -1, 1.2) + .5*(speed<=-15) - .3*np.linalg.norm(m['tip'] - m['spinner'], axis=-1)
+    return np.clip(-speed/15, -1, 2) + (speed<=-15) - .3*np.linalg.norm(m['tip'] - m['spinner'], axis=-1)
 
 # %% ../../nbs/control/09_mpc.ipynb #b7f0a780
 def _gap(a, b): return np.linalg.norm(a - b, axis=-1)
@@ -191,7 +191,7 @@ PLANS:Mapping[str, Plan] = MappingProxyType({
     'DMC-walker-run': Plan(_WALKER, _walker(8), PlanConfig(30, 6, 48, .5)), 'DMC-reacher-easy': _REACHER, 'DMC-reacher-hard': _REACHER,
     'DMC-cheetah-run': Plan(dict(velocity='velocity body:torso'), _cheetah, PlanConfig(40, 8, 64, .7)),
     'DMC-cartpole-swingup': Plan(dict(pole='zaxis body:pole_1'), _cartpole, PlanConfig(150, 10, 48, .5)),
-    'DMC-finger-spin': Plan(dict(tip='pos site:touchtop', spinner='pos geom:cap1'), _finger, PlanConfig(30, 10, 64, 1.)),
+    'DMC-finger-spin': Plan(dict(tip='pos site:touchtop', spinner='pos geom:cap1'), _finger, PlanConfig(20, 8, 128, 1.)),
     'Adroit-door': _adroit_plan('door', _plan_door, horizon=20, knots=4, samples=24, sigma=.5),
     'Adroit-hammer': _adroit_plan('hammer', _plan_hammer, horizon=20, knots=4, samples=24, sigma=.5),
     'Adroit-pen': _adroit_plan('pen', _plan_pen, horizon=20, knots=4, samples=96, sigma=.3)})
