@@ -6,7 +6,7 @@
 __all__ = ['import_miniworld', 'OwnWorld', 'build_world', 'StockWorld', 'miniworld_names', 'make_miniworld']
 
 # %% ../../nbs/control/10_miniworld.ipynb #faa4be54
-import contextlib, io, math
+import contextlib, importlib, io, math
 from ctypes import byref
 from types import ModuleType
 import gymnasium as gym, numpy as np
@@ -22,9 +22,9 @@ def import_miniworld(
     "Import MiniWorld so that it renders without a screen, or say what is missing."
     setup_gl()
     need('pyglet', for_what).options['debug_gl'] = False
-    try: return need('miniworld', for_what)
-    except ConfigError: raise
-    except Exception as e: raise _no_picture(for_what, e) from None
+    try: return importlib.import_module('miniworld')
+    except ModuleNotFoundError: return need('miniworld', for_what) # says how to install it
+    except Exception as e: raise _no_picture(for_what, e) from None # a library or a screen is missing
 
 def _no_picture(name, error):
     return RenderError(f'{name} cannot render here ({" ".join(str(error).split())[:100] or type(error).__name__}): apt-get install {PACKAGES} libglu1-mesa, which tools/system_packages.sh does')
@@ -43,9 +43,9 @@ class OwnWorld:
     def _render_static(self):
         from pyglet import gl
         if not self._list: self._list = next(i for i in iter(lambda: gl.glGenLists(1), None) if i != 1) # 1 is everybody's
-        as_floats = lambda v: (gl.GLfloat*4)(*v, *[1]*(4-len(v)))
         gl.glNewList(self._list, gl.GL_COMPILE)
-        for what, value in ((gl.GL_POSITION, self.light_pos), (gl.GL_AMBIENT, self.light_ambient), (gl.GL_DIFFUSE, self.light_color)): gl.glLightfv(gl.GL_LIGHT0, what, as_floats(value))
+        for what, value in ((gl.GL_POSITION, self.light_pos + 1), (gl.GL_AMBIENT, self.light_ambient), (gl.GL_DIFFUSE, self.light_color)): # w = 0: MiniWorld's light is a direction
+            gl.glLightfv(gl.GL_LIGHT0, what, (gl.GLfloat*4)(*value))
         for flag in (gl.GL_LIGHTING, gl.GL_LIGHT0, gl.GL_COLOR_MATERIAL, gl.GL_TEXTURE_2D): gl.glEnable(flag)
         gl.glShadeModel(gl.GL_SMOOTH); gl.glColorMaterial(gl.GL_FRONT_AND_BACK, gl.GL_AMBIENT_AND_DIFFUSE)
         for part in [r._render for r in self.rooms] + [e.render for e in self.entities if e.is_static]: part()
