@@ -10,11 +10,11 @@ __all__ = ['MOTIONS', 'RARE', 'STEPS', 'pack_colors', 'root_mode', 'trail_mode',
 
 # %% ../../nbs/objects/03_motion.ipynb #e01a88a5
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 import numpy as np, torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from pydantic import model_validator
+from pydantic import Field
 from scipy import ndimage
 from ..core import DataError, check_shape, nearest
 from .boxes import Things, box_to_zwhere, centre_score, make_things
@@ -145,7 +145,6 @@ def flow_values(
     "Say how much each pixel moves, by optical flow."
     _checked(frames); _checked(previous, 'previous')
     if method not in ('auto', 'farneback', 'pyramid'): raise DataError(f"method must be 'auto', 'farneback' or 'pyramid', got {method!r}{nearest(method, ['auto', 'farneback', 'pyramid'])}")
-    if previous.shape!=frames.shape: raise DataError(f'previous must be {frames.shape} as the frames are, got {previous.shape}')
     try: import cv2
     except ImportError: cv2 = None
     if method=='farneback' and cv2 is None: raise DataError("method='farneback' needs OpenCV: pip install opencv-python-headless, or take method='pyramid'")
@@ -232,20 +231,13 @@ MOTIONS = ('root', 'median', 'trail', 'difference', 'flow')
 class Motion(Frozen):
     "How motion is found."
     kind:Literal['root', 'median', 'trail', 'difference', 'flow']='root' # What a frame is compared with
-    thresh:Literal['mean']|float='mean' # Above the mean of the frame, or above this share of its maximum
+    thresh:Literal['mean']|Annotated[float, Field(ge=0, lt=1)]='mean' # Above the mean of the frame, or above this share of its maximum
     close:bool=True # Heal gaps with a 3×3 square
-    min_area:int=2 # Smaller components are noise [pixels]
-    changed:int=0 # Keep only components in which a pixel changed within so many frames; 0 keeps all
-    band:tuple[float, float]=(0., 1.) # Rows that count, top and bottom [fraction of the image]: leaves scores out
+    min_area:int=Field(2, ge=1) # Smaller components are noise [pixels]
+    changed:int=Field(0, ge=0) # Keep only components in which a pixel changed within so many frames; 0 keeps all
+    band:tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=0, le=1)]]=(0., 1.) # Rows that count, top and bottom [fraction of the image]: leaves scores out
     rarity:bool=False # Shrink boxes to their rare colours, drop those without
     per_channel:bool=False # Root mode by channel, as historical root images
-
-    @model_validator(mode='after')
-    def _fits(self):
-        if self.thresh!='mean' and not 0<=self.thresh<1: raise ValueError(f"thresh: expected 'mean' or a share in [0, 1), got {self.thresh}")
-        if not 0<=self.band[0]<self.band[1]<=1: raise ValueError(f'band: expected top and bottom with 0 <= top < bottom <= 1, got {self.band}')
-        if self.min_area<1 or self.changed<0: raise ValueError(f'min_area: expected min_area >= 1 and changed >= 0, got {self.min_area} and {self.changed}')
-        return self
 
 class MotionHints(NamedTuple):
     "What moves in each frame."
@@ -318,8 +310,7 @@ def motion_hints(
     _checked(frames); R, H, W, _ = frames.shape
     if background is None: background = backgrounds(frames, motion)
     values = flow_values(frames, np.broadcast_to(background, frames.shape)) if motion.kind=='flow' else frame_delta(frames, background)
-    top, bottom = (round(v*H) for v in motion.band); raw = motion_mask(values, motion.thresh, False)
-    raw[:, :top] = raw[:, bottom:] = False
+    top, bottom = (round(v*H) for v in motion.band); raw = motion_mask(values, motion.thresh, False); raw[:, :top] = raw[:, bottom:] = False
     if ignore is not None and ignore.shape not in ((H, W), (R, H, W)): raise DataError(f'ignore must be {(H, W)} or {(R, H, W)} as the frames are, got {ignore.shape}')
     if ignore is not None: raw &= ~ignore
     if motion.changed and changed is None: changed = recent_change(frames, motion.changed)
@@ -335,8 +326,7 @@ def stability(
     shape:tuple[int, int], # Height and width [px]
 )->float: # Share in [0, 1]
     "Give the share of components that the next frame shows again."
-    px, again = np.array([shape[1], shape[0]]*2), []
-    parts = [boxes.of(t).xyxy*px for t in range(n_frames)]
+    px, again = np.array([shape[1], shape[0]]*2), []; parts = [boxes.of(t).xyxy*px for t in range(n_frames)]
     for a, b in zip(parts, parts[1:]):
         if not len(a) or not len(b): again.append(np.zeros(len(a))); continue
         far = np.abs((a[:, None, :2] + a[:, None, 2:] - b[:, :2] - b[:, 2:])/2).max(-1); sides = a[:, 2:] - a[:, :2]
