@@ -230,6 +230,7 @@ def test_eval_of_what_does_not_fit(made, capsys, tmp_path):
     assert call('objects', 'record', '--source', 'sprites:small', '-n', 3, '--cache', top/'cache', '--out', tmp_path/'small', '-f', 'test') == 0
     for words in (base, ('objects', 'extract-bb', '--model', run.dir, '--cpu', '--out', tmp_path/'e')): assert 'clips of 64x64 pixels, this model knows 32x32: record them with --size 32' in fails(capsys, *words, '--clips', tmp_path/'small')
     assert not (tmp_path/'e').exists() and call(*base, '--leave_out', 'disc') == 0 and 'disc' not in capsys.readouterr().out
+    assert "no key stepss (did you mean 'steps'?)" in fails(capsys, 'objects', 'train', '--recipe', 'space_moc_sprites', 'stepss=4', '--cpu')
     assert '--folder_size: expected at least 1' in fails(capsys, 'objects', 'record', '--source', 'sprites:nano', '-n', 0)
     with pytest.raises(SystemExit) as e: call('objects', 'record', '-g', 'Pong', '-f', 'trian')
     assert e.value.code == 2 and (said := capsys.readouterr().err).count('\n') == 1 and "invalid choice: 'trian'" in said and '--help' in said

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from .main import Command, print_json, print_table
-from ..core import ConfigError, UserError
+from ..core import ConfigError, UserError, nearest
 from ..runs.config import RECIPES, RunConfig, dump_yaml, find_recipe, parse_yaml
 from ..runs.git import DirtyRepoError, check_repositories
 from ..runs.yaml import plain_values
@@ -68,7 +68,11 @@ def read_config(
     try: values = plain_values(recipe(**{k: parse_yaml(c.partition('=')[2], c) for k, c in own.items()}))
     except UserError: raise
     except (TypeError, ValueError, AttributeError) as e: raise ConfigError(f'recipe {word} with {" ".join(own.values()) or "no arguments"}: {e}') from e
-    return values, None, [c for c in changes if c not in own.values()]
+    left = [c for c in changes if c not in own.values()]
+    for c in left:
+        key = c.partition('=')[0]
+        if key not in values and key.isidentifier() and (close := nearest(key, known)): raise ConfigError(f'{c}: no key {key}{close}; recipe {word} takes {", ".join(known)}')
+    return values, None, left
 
 def _import_path(source):
     folders = ([source.resolve().parent] if source else []) + [Path.cwd()]
