@@ -262,3 +262,11 @@ def test_toy_demonstrations_can_be_replayed(kind):
             assert np.array_equal(obs['pixels'], t.frames[i]) and np.allclose(obs['state'], t.state[i])
             obs, reward, end, late, info = env.step(int(action) if kind == 'discrete' else action); assert reward == pytest.approx(t.reward[i], abs=1e-6) and end == (i == len(t.action) - 1)
     assert toy_trajs(3, kind=kind, goal=True).goals.shape == (3, 32, 32, 3) and same(toy_trajs(1, 5, kind)[0], toy_trajs(6, 0, kind)[5])
+
+
+@pytest.mark.parametrize('name,options', [('Reach-discrete', {}), ('Reach-continuous', dict(kind='continuous')), ('Reach-goal', dict(goal=True)), ('Reach-decoy', dict(decoy=True))])
+def test_B14_toy_data_belong_to_their_environment(name, options):
+    from vislearn.control.envs import make_env
+    env = make_env(name); card, toy = env.get_wrapper_attr('card'), toy_trajs(2, **options); card.check_same(toy.card, 'environment and data'); assert read_space(env.action_space) == toy.action_space
+    with pytest.raises(DataError, match='skip'): make_env(name, skip=2).get_wrapper_attr('card').check_same(toy.card, 'environment and data')
+    with pytest.raises(DataError, match='hide_after'): card.check_same(toy_trajs(1, hide_after=1, **options).card, 'environment and data')

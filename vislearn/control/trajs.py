@@ -366,7 +366,9 @@ def toy_trajs(
 )->Trajs: # In memory
     "Record an expert in the toy environment."
     env, expert = ReachEnv(kind, True, size, goal, decoy, hide_after), ReachExpert()
-    card = EnvCard(f'Reach-{kind}', 'toy', True, tuple(size), goal, max_steps=env.max_steps, success='any')
+    name = {(True, False): 'Reach-goal', (False, True): 'Reach-decoy'}.get((goal, decoy), f'Reach-{kind}') if kind=='discrete' else f'Reach-{kind}'
+    extra = {k: v for k, v in dict(goal=goal, decoy=decoy, hide_after=hide_after).items() if v and k!=name.removeprefix('Reach-')} # what the name does not say
+    card = EnvCard(name, 'toy', True, tuple(size), goal, render=dict(profile='fast') | extra, max_steps=env.max_steps, success='any')
     def episode(s):
         obs, info = env.reset(seed=s); seen, acts, rewards, over = [], [], [], False
         while not over: seen.append(obs); acts.append(expert.act(env, obs)); obs, r, end, late, info = env.step(acts[-1]); rewards.append(r); over = end or late
