@@ -20,10 +20,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 @lru_cache(maxsize=64)
-def _line(mean:tuple[float, ...], std:tuple[float, ...], device:torch.device)->tuple[Tensor, Tensor]:
-    "Offset and slope `(1, 3, 1, 1)` that turn levels into normalised values; sent to a device once."
-    mu, sigma = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
-    return (-mu/sigma).float().to(device), (1/(255*sigma)).float().to(device)
+def _line(mean:tuple[float, ...], std:tuple[float, ...], width:int, device:torch.device)->tuple[Tensor, Tensor]:
+    "Offset and slope of one row of pixels, `(3*width,)`, that turn levels into normalised values."
+    mu, sigma = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
+    return tuple(v.float().repeat(width).to(device) for v in (-mu/sigma, 1/(255*sigma)))
 
 @dataclass(frozen=True)
 class Inputs:
@@ -33,7 +33,7 @@ class Inputs:
     fit:Literal['short', 'square'] = 'short'        # Bring the shorter side to `side`, or both
     filter:Literal['bilinear', 'bicubic'] = 'bilinear' # How pixels are interpolated
     antialias:bool = False                          # Average over all pixels when shrinking?
-    levels:bool = True                              # Round to whole grey levels after the resize, as `uint8` tensors do?
+    rounding:int = 1                                # How often a resize rounds to whole levels: never, once (`uint8` tensors), or 2: after each direction (Pillow)
     crop:int|None = None                            # Side of the centred square that is cut out [px]
     mean:tuple[float, float, float]|None = None     # Subtracted after division by 255, per channel RGB
     std:tuple[float, float, float]|None = None      # Divisor, per channel RGB
@@ -45,11 +45,11 @@ FAMILIES = {i.name: i for i in (_resnet,
     replace(_resnet, name='mae', filter='bicubic'),
     Inputs('clip', 224, filter='bicubic', antialias=True, crop=224, mean=CLIP[0], std=CLIP[1]),
     Inputs('random'),
-    replace(_resnet, name='r3m', levels=False, keep=224),
-    replace(_resnet, name='vc1', filter='bicubic', antialias=True),
-    replace(_resnet, name='vit', antialias=True),
-    Inputs('squeezenet', 227, 'square', antialias=True, levels=False),
-    Inputs('mobilenet', 224, 'square', antialias=True, levels=False))}
+    replace(_resnet, name='r3m', rounding=0, keep=224),
+    replace(_resnet, name='vc1', filter='bicubic', antialias=True, rounding=2),
+    replace(_resnet, name='vit', antialias=True, rounding=2),
+    Inputs('squeezenet', 227, 'square', antialias=True, rounding=2),
+    Inputs('mobilenet', 224, 'square', antialias=True, rounding=2))}
 
 def find_inputs(
     family:str, # Key of `FAMILIES`
@@ -90,25 +90,38 @@ def resized(self:Inputs,
     return (self.side, int(self.side*width/height)) if height<=width else (int(self.side*height/width), self.side)
 
 @patch
+def resize(self:Inputs,
+    x:Tensor, # Pictures, `(N, 3, H, W)`, uint8
+)->Tensor: # Levels 0 to 255, `(N, 3, h, w)`, uint8 or float
+    "Bring pictures to their size before the crop."
+    H, W = x.shape[2:]
+    h, w = self.resized(H, W)
+    if (h, w)==(H, W): return x
+    to = lambda x, size: F.interpolate(x, size=size, mode=self.filter, align_corners=False, antialias=self.antialias)
+    if self.rounding==2:
+        if x.device.type=='cpu': return to(x, (h, w)) # whole numbers all the way
+        for size in ((H, w), (h, w)): x = to(x.float(), size).clamp(0, 255).add_(.5).floor_()
+        return x
+    if self.antialias or self.filter=='bicubic': x = x.contiguous() # these are faster plane by plane, the other one with channels last
+    x = to(x.float(), (h, w))
+    if self.filter=='bicubic': x = x.clamp_(0, 255)
+    return x.round_() if self.rounding else x
+
+@patch
 def __call__(self:Inputs,
     x:Tensor, # Pictures, `(N, 3, H, W)`, uint8
-)->Tensor: # What the network gets, float32 `(N, 3, h, w)`
+)->Tensor: # What the network gets, float32 `(N, 3, h, w)`, channels last in memory
     "Resize, crop and normalise pictures, on the device they are on."
     H, W = x.shape[2:]
     if len(x)==0: return torch.zeros(0, 3, *self.out_size(H, W), device=x.device)
-    changed = (size := self.resized(H, W))!=(H, W)
-    planes = changed and (self.antialias or self.filter=='bicubic') # these run faster plane by plane, the others with channels last
-    x = (x.contiguous() if planes else x).float()
-    if changed: x = F.interpolate(x, size=size, mode=self.filter, align_corners=False, antialias=self.antialias)
+    x = self.resize(x)
     if self.crop and not H==W==self.keep:
-        top, left = (round((n - self.crop)/2) for n in size)
+        top, left = (round((n - self.crop)/2) for n in x.shape[2:])
         x = x[..., top:top+self.crop, left:left+self.crop]
-    if changed and self.filter=='bicubic': x = x.clamp(0, 255)
-    if changed and self.levels: x = x.round()
-    if x.device.type=='cpu': x = x.contiguous(memory_format=torch.channels_last)
-    if self.mean is None: return x/255
-    offset, slope = _line(self.mean, self.std, x.device)
-    return torch.addcmul(offset, x, slope)
+    x = x.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    if self.mean is None: return x.div_(255)
+    rows, (offset, slope) = x.permute(0, 2, 3, 1).flatten(2), _line(self.mean, self.std, x.shape[3], x.device)
+    return torch.addcmul(offset, rows, slope).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 @patch
 def out_size(self:Inputs,
@@ -132,6 +145,6 @@ def seen(self:Inputs,
 @patch(as_prop=True)
 def text(self:Inputs)->str:
     "The preprocessing as one line, for records."
-    fit = '' if self.side is None else f'{"short side" if self.fit=="short" else "square"} {self.side} {self.filter}{" antialiased" if self.antialias else ""}{"" if self.levels else " float"}'
+    fit = '' if self.side is None else f'{"short side" if self.fit=="short" else "square"} {self.side} {self.filter}{" antialiased" if self.antialias else ""}{("", ", rounded", ", rounded twice")[self.rounding]}'
     parts = [fit, f'crop {self.crop}' if self.crop else '', '/255', f'mean {self.mean} std {self.std}' if self.mean else '', f'{self.keep} untouched' if self.keep else '']
     return ', '.join(p for p in parts if p)
