@@ -6,15 +6,16 @@
 __all__ = ['train_run', 'open_run', 'kept_state', 'train_quietly', 'train_side_by_side']
 
 # %% ../nbs/13_training.ipynb #53b56cf1
-import contextlib, json, multiprocessing, time
+import contextlib, json, time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal
 import torch
 from fastai.callback.core import Callback
 from .core import ConfigError, progress
 from .learn import RunLearner, fit_run
+from .procs import WorkerPool
 from .runs.config import RunConfig
 from .runs.record import Run
 
@@ -86,7 +87,7 @@ def train_side_by_side(
     if workers<2 or len(todo)<2:
         for job, folder in todo.values(): train_quietly(job, folder)
     else:
-        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=multiprocessing.get_context('spawn')) as pool:
+        with WorkerPool(min(workers, len(todo))) as pool:
             futures = [pool.submit(_one_thread, job, folder) for job, folder in todo.values()]
             for _ in progress(_epochs([folder for _, folder in todo.values()], futures), 'train', epochs*len(todo)): pass
             for f in futures: f.result()
