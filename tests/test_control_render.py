@@ -64,6 +64,11 @@ def test_no_renderer_gives_one_line_that_names_packages_and_script(backend, pack
     assert len(line.splitlines()) == 1 and line.startswith(f'cannot render with MUJOCO_GL={backend} (') and package in line and 'tools/system_packages.sh' in line, out
 
 
+def test_simulator_imported_too_early_is_said():
+    out = fresh("import mujoco\nfrom vislearn.control.render import gl_info, RenderError\ntry: gl_info()\nexcept RenderError as e: print(e)")
+    assert out.stdout.startswith('cannot render: mujoco was imported before') and len(out.stdout.splitlines()) == 1, out
+
+
 def test_missing_egl_library_is_said_in_one_line(cheetah, monkeypatch):
     "Simulated: the context cannot be made."
     mj = import_mujoco()

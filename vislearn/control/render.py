@@ -24,6 +24,8 @@ if TYPE_CHECKING: import mujoco
 PACKAGES = 'libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri' # Debian and Ubuntu; `tools/system_packages.sh` installs them
 _LIBRARIES = {'egl': ('EGL', PACKAGES), 'osmesa': ('OSMesa', 'libosmesa6 libgl1')}
 
+_gl = {} # what is known about OpenGL in this process
+
 def _has(library): return ctypes.util.find_library(library) is not None
 
 def setup_gl()->str: # What MuJoCo will use: 'egl', 'osmesa', 'glfw', 'disabled' or '' (its own choice)
@@ -32,7 +34,7 @@ def setup_gl()->str: # What MuJoCo will use: 'egl', 'osmesa', 'glfw', 'disabled'
     env.setdefault('LP_NUM_THREADS', '0'); env.setdefault('PYGLET_HEADLESS', '1')
     if platform.system()=='Linux' and 'MUJOCO_GL' not in env:
         found = next((name for name, (library, _) in _LIBRARIES.items() if _has(library) and env.get('PYOPENGL_PLATFORM', name)==name), None)
-        if found: env['MUJOCO_GL'] = found
+        if found: env['MUJOCO_GL'], _gl['late'] = found, 'mujoco' in sys.modules
     backend = env.get('MUJOCO_GL', '').lower()
     if backend in _LIBRARIES: env.setdefault('PYOPENGL_PLATFORM', backend)
     if 'pyglet' in sys.modules and 'pyglet.window' not in sys.modules: sys.modules['pyglet'].options['headless'] = env['PYGLET_HEADLESS'].lower() in ('1', 'true')
@@ -43,10 +45,11 @@ class RenderError(ConfigError):
     "No picture can be rendered on this machine as it is set up."
 
 def _no_context(error):
+    if _gl.get('late'): return RenderError('cannot render: mujoco was imported before vislearn could choose EGL; import vislearn.control.render and call setup_gl() before that, or set MUJOCO_GL=egl')
     backend = os.environ.get('MUJOCO_GL', '').lower(); packages = _LIBRARIES.get(backend, ('', PACKAGES))[1]
     why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')[:100]
-    early = '' if backend in _LIBRARIES else '; without a screen set MUJOCO_GL=egl, or call setup_gl() before mujoco is imported'
-    return RenderError(f'cannot render with MUJOCO_GL={backend or "(not set)"} ({why}): apt-get install {packages}, which tools/system_packages.sh does{early}')
+    other = '' if backend in _LIBRARIES else '; without a screen set MUJOCO_GL=egl'
+    return RenderError(f'cannot render with MUJOCO_GL={backend or "(not set)"} ({why}): apt-get install {packages}, which tools/system_packages.sh does{other}')
 
 def import_mujoco(
     for_what:str='rendering', # Named in the message when the package is missing, for example an environment
@@ -58,10 +61,8 @@ def import_mujoco(
     except Exception as e: raise _no_context(e) from None
 
 # %% ../../nbs/control/05_render.ipynb #ac878883
-_gl = {}
-
 def _read_gl():
-    if _gl: return
+    if 'renderer' in _gl: return
     from OpenGL import GL
     _gl.update({k: (GL.glGetString(getattr(GL, f'GL_{k.upper()}')) or b'').decode() for k in ('renderer', 'vendor', 'version')})
     if software(_gl['renderer']) and Path('/dev/nvidia0').exists():
@@ -75,10 +76,10 @@ def software(
 
 def gl_info()->dict[str, str]: # `renderer`, `vendor`, `version` as OpenGL names them
     "Open a context, if none was opened yet, and say who draws; RenderError when that fails."
-    if not _gl:
+    if 'renderer' not in _gl:
         tiny = import_mujoco('rendering').MjModel.from_xml_string('<mujoco/>')
         with FastRenderer(tiny, 8): pass
-    return dict(_gl)
+    return {k: _gl[k] for k in ('renderer', 'vendor', 'version')}
 
 # %% ../../nbs/control/05_render.ipynb #271c2c4c
 PROFILES:Mapping[str, Mapping[str, int]] = MappingProxyType({'fast': MappingProxyType(dict(shadow=0, reflection=0, samples=0)),
