@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BcNet', 'random_shift', 'ActionLoss', 'accuracy', 'action_mae', 'ActionR2', 'StairsCB', 'BcLogCB', 'check_config',
-           'seen_card', 'bc_net', 'bc_learner', 'recap', 'rollout_callbacks', 'bc_actor', 'train_bc', 'load_bc',
-           'load_policy', 'score_demos']
+           'seen_card', 'bc_net', 'bc_learner', 'recap', 'rollout_options', 'rollout_callbacks', 'bc_actor', 'train_bc',
+           'load_bc', 'load_policy', 'score_demos']
 
 # %% ../../nbs/control/23_bc.ipynb #33e74fb6
 import warnings
@@ -234,6 +234,17 @@ def recap(
     seen = f'{src.encoder or "stored features"} ({"finetuned" if model.train_encoder else "frozen"})' if bc_data(cfg).obs=='pixels' else 'true_state'
     return '\n'.join(['======== Run Recap ========', f'embedding: {seen}', f'environments: {", ".join(src.env) or cfg.data.root}', f'world_size: {world()}, device: {device}, batch size: {cfg.train.batch_size}'])
 
+def rollout_options(
+    cfg:RunConfig, # Complete config, with or without `data.eval`
+    seen:dict, # What the demonstrations were
+)->dict: # Arguments of `make_env`
+    "Let episodes look as the demonstrations did."
+    card, wanted = seen['card'], bc_eval(cfg).options if cfg.data.eval else {}
+    options = dict(skip=card['skip'], skip_mode=card['skip_mode'], pixels=bc_data(cfg).obs=='pixels') | (dict(size=tuple(card['size'])) if card['size'] and card['pixels'] else {}) | ({'render': card['render']['profile']} if card['render'].get('profile') else {}) | wanted
+    for k in ('skip', 'size'):
+        if k in wanted and card[k] is not None and options[k]!=(tuple(card[k]) if k=='size' else card[k]): raise ConfigError(f'data.eval.params.options: {k} is {options[k]}, the demonstrations have {card[k]}: they must agree')
+    return options
+
 def rollout_callbacks(
     cfg:RunConfig, # Complete config with `data.eval`
     run:Run, # Where results go
@@ -241,10 +252,7 @@ def rollout_callbacks(
     show:Callable[[str], None]=print, # Takes lines for the console
 )->list[Callback]: # Callbacks that play episodes
     "Make what `data.eval` asks for; episodes look as the demonstrations did."
-    how, card = bc_eval(cfg), seen['card']
-    options = dict(skip=card['skip'], skip_mode=card['skip_mode'], pixels=bc_data(cfg).obs=='pixels') | (dict(size=tuple(card['size'])) if card['size'] and card['pixels'] else {}) | how.options
-    for k in ('skip', 'size'):
-        if k in how.options and card[k] is not None and options[k]!=(tuple(card[k]) if k=='size' else card[k]): raise ConfigError(f'data.eval.params.options: {k} is {options[k]}, the demonstrations have {card[k]}: they must agree')
+    how, options = bc_eval(cfg), rollout_options(cfg, seen)
     n = cfg.train.epochs; epochs = how.epochs if how.epochs is not None else [0, *range(how.every, n + 1, how.every)] if how.every and n else None
     make = lambda model: bc_actor(cfg, model, seen)
     return [resolve('vislearn.control.beside:RolloutCB')(make, how.env, run, how.episodes, how.seed, epochs, options, how.copies, concurrent=how.concurrent, show=show)]
