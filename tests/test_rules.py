@@ -7,7 +7,7 @@ import pytest, yaml
 TOP = Path(__file__).parents[1]
 NBS = sorted(p for p in (TOP/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 MODULES = sorted(p for p in (TOP/'vislearn').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py'))
-FLOORS = {'core': 0, 'store': 0, 'nets': 1, 'losses': 1, 'metrics': 1, 'viz': 1, 'clips': 1, 'docs': 1, 'registry': 1, 'procs': 1, 'movies': 1, 'runs': 2, 'callbacks': 2.5, 'loaders': 2.5, 'learn': 2.5, 'supervised': 2.5, 'worker': 2.5, 'training': 2.5, 'robot': 3, 'synth': 4,
+FLOORS = {'core': 0, 'store': 0, 'nets': 1, 'losses': 1, 'metrics': 1, 'viz': 1, 'clips': 1, 'docs': 1, 'registry': 1, 'procs': 1, 'formats': 1, 'movies': 1, 'runs': 2, 'callbacks': 2.5, 'loaders': 2.5, 'learn': 2.5, 'supervised': 2.5, 'worker': 2.5, 'training': 2.5, 'robot': 3, 'synth': 4,
           'terrain': 5, 'video': 5, 'objects': 5, 'control': 5, 'cli': 6, 'reports': 6, '__main__': 7}
 ids = lambda paths: [str(p.relative_to(TOP)) for p in paths]
 
