@@ -34,11 +34,14 @@ class OwnWorld:
     "Mixin for MiniWorld's classes: its own display list, pictures on demand, everything freed."
     _list, _look = 0, False
 
-    def reset(self, **kwargs):
-        self.shadow_window.switch_to() # textures are loaded while a world is made
-        return super().reset(**kwargs)
+    def reset(self, *, seed:int|None=None, options:dict|None=None)->tuple[object, dict]:
+        "Make the world anew, in its own context: textures are loaded meanwhile."
+        self.shadow_window.switch_to()
+        return super().reset(seed=seed, options=options)
 
-    def render_obs(self, frame_buffer:object=None): return super().render_obs(frame_buffer) if self._look else None
+    def render_obs(self, frame_buffer:object=None)->np.ndarray|None:
+        "Render only for `take`; MiniWorld calls this at every step."
+        return super().render_obs(frame_buffer) if self._look else None
 
     def _render_static(self):
         from pyglet import gl
