@@ -1,5 +1,5 @@
 "Atari: settings of old names, FIRE and idle steps in reset (B22), lives, memory as state, experts"
-import hashlib, os, subprocess, sys
+import hashlib, subprocess, sys
 
 import numpy as np, pytest
 

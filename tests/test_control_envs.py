@@ -1,10 +1,10 @@
 "make_env: names old and new, the same contract and determinism in every family, mistakes in one line"
-import os, re, subprocess, sys
+import re, subprocess, sys
 
 import gymnasium as gym, numpy as np, pytest
 
 from vislearn.control.envs import *
-from vislearn.control.wrappers import EnvCard, MissingExtra, success_rule
+from vislearn.control.wrappers import EnvCard, success_rule
 from vislearn.core import ConfigError, DataError
 
 ONE_EACH = {'minigrid': ['MiniGrid-DoorKey-8x8-v0', 'BabyAI-GoToRedBall-v0'], 'gym': ['CartPole-v1', 'Pendulum-v1'], 'toy': ['Reach-discrete', 'Reach-continuous'], 'atari': ['Atari-BreakoutDeterministic-v4'], 'dmc': ['DMC-cheetah-run'],

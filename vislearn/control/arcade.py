@@ -45,9 +45,9 @@ class ArcadeEnv(ControlEnv):
         game, frames, sticky = atari_settings(name)
         self.world = gym.make(f'ALE/{game}-v5', obs_type='ram', frameskip=frames, repeat_action_probability=sticky, disable_env_checker=True).unwrapped
         self.meanings, self._fires = self.world.get_action_meanings(), self.world.get_action_meanings()[1:2]==['FIRE']
-        if self.meanings[0]!='NOOP': raise ConfigError(f'{name}: action 0 must be NOOP, it is {self.meanings[0]}')
+        self._idle = self.noops if self.meanings[0]=='NOOP' else 0 # board games wait by themselves and have no NOOP
         size = check_size(size, self.world.ale.getScreenDims(), name) if pixels else None
-        self.card = EnvCard(name if '-v' in name else f'Atari-{game}Deterministic-v4', 'atari', pixels, size, render=dict(profile='exact', renderer='ale', frames=list(frames) if isinstance(frames, tuple) else frames, sticky=sticky, noops=self.noops),
+        self.card = EnvCard(name if '-v' in name else f'Atari-{game}Deterministic-v4', 'atari', pixels, size, render=dict(profile='exact', renderer='ale', frames=list(frames) if isinstance(frames, tuple) else frames, sticky=sticky, noops=self._idle),
             max_steps=max_steps or 108_000//np.max(frames).item(), success=str(success_rule(name)), versions=package_versions('ale-py'))
         self.observation_space, self.action_space = observation_space(size, 128), self.world.action_space
 
@@ -58,7 +58,7 @@ class ArcadeEnv(ControlEnv):
 
     def _begin(self, seed):
         self.world.reset(seed=None if seed is None else int(self.np_random.integers(2**31)))
-        for action in [1]*self._fires + [0]*int(self.np_random.integers(0, self.noops + 1)):
+        for action in [1]*self._fires + [0]*int(self.np_random.integers(0, self._idle + 1)):
             if self.world.step(action)[2]: self.world.reset()
         self._lives = self.world.ale.lives()
 

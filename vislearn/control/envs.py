@@ -25,7 +25,6 @@ class Family(NamedTuple):
 FAMILIES = { # in the order in which a name is tried
     'habitat': Family('HabitatImageNav-', 'vislearn.control.habitat:make_habitat', tuple(f'HabitatImageNav-{s}' for s in ('apartment_0', 'frl_apartment_0', 'office_0', 'room_0', 'hotel_0'))),
     'imagenav': Family('ImageNav-', 'vislearn.control.rooms:make_imagenav', ('ImageNav-one_room', 'ImageNav-four_rooms')),
-    'toy': Family('Reach-', 'vislearn.control.reach:make_reach', ('Reach-discrete', 'Reach-continuous', 'Reach-decoy', 'Reach-goal')),
     'atari': Family('Atari-|ALE/', 'vislearn.control.arcade:make_atari', 'vislearn.control.arcade:atari_names'),
     'minigrid': Family('MiniGrid-|BabyAI-', 'vislearn.control.grids:make_grid', 'vislearn.control.grids:grid_names'),
     'adroit': Family('Adroit-|HMS-', 'vislearn.control.mujoco:make_adroit', tuple(f'Adroit-{t}' for t in ('door', 'hammer', 'pen', 'relocate'))),

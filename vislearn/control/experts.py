@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 import gymnasium as gym, numpy as np
 from ..core import ConfigError, nearest
-from .envs import load_name, make_env, resolve_name
-from .wrappers import Expert, ExpertFailed, Tally
+from .envs import load_name, resolve_name
+from .wrappers import Expert, Tally
 
 # %% ../../nbs/control/13_experts.ipynb #e76edda6
 def _cartpole(s): return int(.1*s[0] + .4*s[1] + 3*s[2] + s[3]>0)

@@ -9,7 +9,7 @@ __all__ = ['EXTRAS', 'MissingExtra', 'need', 'package_versions', 'SuccessRule', 
 
 # %% ../../nbs/control/04_wrappers.ipynb #dfa8983e
 import importlib, importlib.metadata, operator, warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import ModuleType
 from typing import Literal, Protocol
