@@ -124,13 +124,17 @@ class DmcTask:
     data = property(lambda self: self.env.physics.data.ptr)
 
     def start(self, seed:int):
+        "Begin an episode with a random stream of its own."
         self.env.task._random = np.random.RandomState(seed % 2**32); self.now = self.env.reset()
 
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]:
+        "Apply one action."
         self.now = self.env.step(self.low + (action + 1)/2*(self.high - self.low))
         return self.now.reward, self.now.last(), None
 
-    def state(self)->np.ndarray: return np.concatenate([np.ravel(v) for v in self.now.observation.values()]).astype(np.float64)
+    def state(self)->np.ndarray:
+        "Give all observations, one after another."
+        return np.concatenate([np.ravel(v) for v in self.now.observation.values()]).astype(np.float64)
 
 # %% ../../nbs/control/08_mujoco.ipynb #f0929270
 def make_dmc(
@@ -194,15 +198,21 @@ class AdroitTask:
         self.model, self.data, self.actions = self.env.model, self.env.data, self.env.action_space.shape[0]
         self.low, self.high, self.substeps, self.file = self.env.act_mean - self.env.act_rng, self.env.act_mean + self.env.act_rng, self.env.frame_skip, Path(self.env.fullpath)
 
-    def start(self, seed:int): self.env.reset(seed=seed)
+    def start(self, seed:int):
+        "Begin an episode that is a function of `seed`."
+        self.env.reset(seed=seed)
 
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]:
+        "Apply one action."
         self.env.step(action); now = self.measures(); reward, goal = adroit_reward(self.task, now)
         return float(reward), self.task=='pen' and self.drop_ends and now['pen'][2]<.075, bool(goal)
 
-    def state(self)->np.ndarray: return self.env._get_obs()
+    def state(self)->np.ndarray:
+        "Give the simulator's own observation."
+        return self.env._get_obs()
 
     def measures(self)->dict[str, np.ndarray]:
+        "Read what the reward needs from the simulator."
         found = {k: getattr(self.data, v.split(':')[0])(v.split(':')[1]).xpos.copy() for k, v in ADROIT[self.task].items()}
         return finish_measures(self.task, found, self.data.qpos, self.data.qvel, self.env)
 
@@ -253,13 +263,18 @@ class MetaWorldTask:
         self.model, self.data, self.low, self.high = self.env.model, self.env.data, -np.ones(4), np.ones(4)
         self.substeps, self.file = self.env.frame_skip, Path(self.env.model_name)
 
-    def start(self, seed:int): self.env.seed(seed); self.now, _ = self.env.reset()
+    def start(self, seed:int):
+        "Draw start and goal, and begin."
+        self.env.seed(seed); self.now, _ = self.env.reset()
 
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]:
+        "Apply one action."
         self.now, reward, _, _, info = self.env.step(action)
         return reward, False, info['success']>0
 
-    def state(self)->np.ndarray: return self.now
+    def state(self)->np.ndarray:
+        "Give hand, gripper, objects (now and one step ago) and the goal."
+        return self.now
 
 def make_metaworld(
     name:str, # `MetaWorld-<task>`, for example `MetaWorld-drawer-open`
