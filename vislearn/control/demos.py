@@ -70,10 +70,9 @@ def open_tub(
     device:torch.device|str|None=None, # Not used
 )->tuple[Trajs, Trajs|None]: # Training and test part
     "Read a donkey-car tub, and cut it in time."
-    opts = dict(bc_source(cfg).options); test, actions = opts.pop('test', 0), opts.pop('actions', None)
-    if opts: raise ConfigError(f'data.common.options: tub has no {", ".join(opts)}, it has test and actions')
-    trajs = resolve('vislearn.control.importers:read_tub')(check_data_root(cfg))
-    if actions is not None: low, high = ([v[i] for i in actions] for v in trajs.action_space[1:]); trajs = trajs.with_columns(action=np.ascontiguousarray(trajs.action[:][:, actions])); trajs.action_space = ('continuous', tuple(low), tuple(high))
+    opts = dict(bc_source(cfg).options); test = opts.pop('test', 0)
+    try: trajs = resolve('vislearn.control.drives:read_tub')(check_data_root(cfg), **opts)
+    except TypeError as e: raise ConfigError(f'data.common.options: tub takes test, actions and size, got {", ".join(opts)} ({e})') from None
     if len(trajs)!=1: raise ConfigError(f'data.root: expected one drive, got {len(trajs)}')
     n = int(trajs.lengths[0]); return cut_time(trajs, 0, n - test), cut_time(trajs, n - test, n) if test else None
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOSS_OF', 'PVR_OPTIM', 'BcSource', 'BcModel', 'BcLoss', 'BcEval', 'bc_source', 'bc_data', 'bc_model', 'bc_training',
            'bc_eval', 'policy_spec', 'loss_kind', 'bc_recipe', 'bc_pvr_lstm', 'bc_pvr_mlp', 'bc_cortexbench', 'bc_r3m',
-           'bc_state', 'bc_scratch', 'bc_nano', 'stair_rate']
+           'bc_state', 'bc_scratch', 'bc_nano', 'bc_donkey', 'stair_rate']
 
 # %% ../../nbs/control/22_recipes.ipynb #1d2228b7
 from collections.abc import Sequence
@@ -239,6 +239,22 @@ def bc_nano(
     batches = BcData(mode='step' if core=='mlp' else 'window', window=32, obs=obs)
     return bc_recipe(f'Reach-{kind}', encoder if obs=='pixels' else None, source='toy', model=BcModel(core=core, widths=[64, 64], layers=1, act='relu'), batches=batches, common=dict(options=dict(n=demos, kind=kind)),
         epochs=epochs, bs=64 if core=='mlp' else 16, optim=Optim(name='adam', lr=3e-3), schedule='linear', seed=seed, description=f'toy task from {obs}')
+
+# %% ../../nbs/control/22_recipes.ipynb #d0d04720
+def bc_donkey(
+    data:Path|str=NO_DATA, # Tub of a donkey car, folder or archive; see `control.demos`
+    encoder:str='squeezenet', # How frames are seen
+    test:int=200, # Frames at the end that are never trained on
+    stack:int=3, # Frames in an observation
+    decay:float=1., # Of the weights
+    epochs:int=30, # Passes over the data
+    seed:int=1, # Of weights and batches
+)->RunConfig: # Complete config
+    "Imitate how a human steers a model car."
+    model, batches = BcModel(core='mlp', widths=[256, 256], act='relu'), BcData(mode='step', stack=stack, valid_share=0.)
+    cfg = bc_recipe('donkeycar', encoder, data, 'tub', model, batches, dict(options=dict(test=test, actions=['angle'])), 'mse', epochs=epochs, bs=64, optim=Optim(name='adamw', lr=1e-3, params=dict(weight_decay=decay)),
+        schedule='linear', seed=seed, description=f'steering of a model car, {encoder}')
+    return cfg.replace(select=Select(metric='train_loss')) # what is held out is the test, and chooses nothing
 
 # %% ../../nbs/control/22_recipes.ipynb #32ba6aa7
 def stair_rate(

@@ -1,0 +1,216 @@
+"Cloning through runs: it learns, goes on exactly, in two processes, and refuses what does not fit."
+import json, os, subprocess, sys, textwrap, warnings
+import numpy as np, pytest, torch
+from pvr_reference import assemble, legacy_starts, step_loop
+from vislearn.control.bc import ActionR2, BcNet, accuracy, action_mae, bc_learner, check_config, load_bc, load_policy, random_shift, score_demos, train_bc
+from vislearn.control.demos import SideBySide, demo_encoder, embedded, open_demos
+from vislearn.control.policies import Out, Policy, PolicySpec, bc_loss
+from vislearn.control.recipes import BcModel, BcSource, bc_data, bc_nano, bc_pvr_lstm, bc_recipe, bc_scratch
+from vislearn.control.trajs import Traj, Trajs, toy_trajs, write_trajs
+from vislearn.control.windows import BcData, WindowDL, steps_of
+from vislearn.core import ConfigError, DataError, seed_all
+from vislearn.learn import fit_run
+from vislearn.nets import state_digest
+from vislearn.runs.config import Optim, Part, register_recipe, register_task
+from vislearn.runs.metrics import read_jsonl
+from vislearn.runs.record import Run
+from vislearn.synth.reach import ReachEnv
+
+register_task('control.bc', *(f'vislearn.control.bc:{f}' for f in ('train_bc', 'load_policy', 'check_config')))
+register_recipe('bc_nano', 'vislearn.control.recipes:bc_nano')
+go = lambda cfg, **k: train_bc(cfg, device='cpu', policy='record', show=k.pop('show', None), **k)
+
+
+def small(epochs=2, n=24, **more):
+    return bc_nano(demos=n, epochs=epochs, **more)
+
+
+def arrives(policy, seeds, kind='discrete', **env):
+    "Share of episodes in which the most likely actions lead to the target."
+    hits = 0
+    for seed in seeds:
+        world = ReachEnv(kind, pixels=False, **env); obs, info = world.reset(seed=seed); over, state = False, policy.initial(1)
+        while not over:
+            action, state = policy.act(torch.tensor(obs['state'])[None], state)
+            obs, _, end, late, info = world.step(action[0].item() if kind == 'discrete' else action[0].numpy()); over = end or late
+        hits += info['success']
+    return hits/len(seeds)
+
+
+@pytest.mark.parametrize('core', ['mlp', 'lstm'])
+def test_P14_the_toy_task_is_learned(core, tmp_path):
+    policy = load_policy(go(bc_nano(core=core, demos=300, epochs=25), out=tmp_path), device='cpu')
+    assert arrives(policy, range(9000, 9060)) >= .9
+
+
+def test_P14_continuous_actions_are_learned(tmp_path):
+    cfg = bc_nano(kind='continuous', demos=300, epochs=15); run = go(cfg, out=tmp_path); net, seen = load_bc(run, device='cpu')
+    assert arrives(net.policy, range(9000, 9040), 'continuous') >= .9 and seen['card']['name'] == 'Reach-continuous'
+    got = score_demos(net, toy_trajs(40, 7000, 'continuous'), BcData(obs='state')); assert got['r2'] > .8 and got['mae'] < .2, got
+
+
+def test_P14_pixels_through_frozen_features(tmp_path):
+    "Random features of the toy's pictures, embedded once."
+    run = go(bc_nano('pixels', 'random2', demos=150, epochs=10), out=tmp_path); rows = read_jsonl(run.dir/'metrics.jsonl')
+    last = [r for r in rows if r['split'] == 'test'][-1]; assert last.get('accuracy', last.get('values', {}).get('accuracy', 0)) > .6, last
+
+
+def test_lines_and_numbers_as_users_know_them(tmp_path):
+    lines = []; run = go(small(3), out=tmp_path, show=lines.append); text = '\n'.join(lines).split('\n')
+    assert text[0] == '======== Run Recap ========' and text[-1] == '=========== End ===========' and 'embedding: true_state' in text and 'environments: Reach-discrete' in text
+    epochs = [l for l in text if l.startswith('   ### ')]; assert len(epochs) == 3 and epochs[0].startswith('   ### 1 | loss ') and ', norm ' in epochs[0]
+    table = run.metrics(); norms = table.grad_norm.dropna() if 'grad_norm' in table else []; assert len(norms) == 3 and (norms > 0).all()
+
+
+def test_the_norm_is_measured_before_it_is_cut(tmp_path):
+    cfg = small(1); learn = bc_learner(cfg.replace(train=cfg.train.replace(clip_norm=1e-3)), device='cpu'); seen = []
+    class Look(type(learn.bc_log_cb).__mro__[1]):
+        order = 12
+        def before_step(self): seen.append(float(torch.cat([p.grad.flatten() for p in self.model.parameters()]).norm()))
+    learn.add_cb(Look()); fit_run(learn, None, 1, 'constant'); sums = learn.bc_log_cb.sums
+    assert max(seen) < 1.01e-3 and float(sums[2]/sums[3]) > .05
+
+
+@pytest.mark.parametrize('core, stop_at', [('mlp', 3), ('lstm', 3)])
+def test_P11_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, core, stop_at):
+    cfg = small(2, core=core); cfg = cfg.replace(checkpoint=cfg.checkpoint.replace(every_steps=1)); whole = go(cfg, out=tmp_path/'a')
+    class Stop(Exception): pass
+    learn = bc_learner(cfg, device='cpu'); run = Run.create(cfg, tmp_path/'b', policy='record'); step, count = learn.opt.step, [0]
+    def stopping(*args, **kwargs):
+        if count[0] == stop_at: raise Stop
+        count[0] += 1; return step(*args, **kwargs)
+    learn.opt.step = stopping
+    with pytest.raises(Stop): fit_run(learn, run)
+    again = go(cfg, folder=run.dir); assert state_digest(whole.load()['model']) == state_digest(again.load()['model'])
+    losses = lambda r: [v for v in r.metrics().query("split == 'train'").loss.dropna()] if 'loss' in r.metrics() else []
+    assert losses(whole) == losses(again) and losses(whole)
+
+
+@pytest.mark.parametrize('change, message', [(dict(size=(48, 48)), 'dim was|size was'), (dict(n=30), 'episodes was')])
+def test_P11_B14_a_run_does_not_go_on_with_other_demonstrations(tmp_path, change, message):
+    toys = lambda **k: toy_trajs(**dict(n=24) | k); cfg = bc_nano('pixels', 'random1', epochs=1); run = go(cfg, out=tmp_path, train=toys())
+    (run.dir/'DONE').unlink()
+    with pytest.raises(ConfigError, match=message) as e: go(cfg, folder=run.dir, train=toys(**change))
+    assert '\n' not in str(e.value) and 'began with other demonstrations' in str(e.value)
+
+
+@pytest.mark.parametrize('params, message', [(dict(skip=2), 'the config says 2, Reach-discrete was recorded with 1 simulator steps'), (dict(size=[64, 64]), 'the config says 64x64 pixels, Reach-discrete was recorded with 32x32')])
+def test_P11_B14_another_skip_or_size_is_refused_and_leaves_nothing(tmp_path, params, message):
+    cfg = bc_nano('pixels', 'random1'); cfg = cfg.replace(data=cfg.data.replace(train=cfg.data.train.replace(params=cfg.data.train.params | params)))
+    with pytest.raises(ConfigError, match=message) as e: go(cfg, out=tmp_path/'runs')
+    assert '\n' not in str(e.value) and not (tmp_path/'runs').exists()
+
+
+def test_workers_change_nothing(tmp_path):
+    digests = []
+    for workers in (0, 2): cfg = small(1); digests.append(state_digest(go(cfg.replace(data=cfg.data.replace(num_workers=workers)), out=tmp_path/str(workers)).load()['model']))
+    assert digests[0] == digests[1]
+
+
+TWO = textwrap.dedent('''
+    import os, sys, torch, torch.distributed as dist; sys.path.insert(0, 'tests'); torch.set_num_threads(1)
+    from datetime import timedelta
+    from test_control_bc import *
+    rank = int(sys.argv[1]); dist.init_process_group('gloo', init_method='file://' + sys.argv[2], rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    for kind, loss in (('discrete', 'ce'), ('continuous', 'mse')):
+        cfg = small(2, kind=kind, core='lstm').replace(loss=Part(name=loss)); run = go(cfg, folder=sys.argv[3] + kind)
+        print(kind, state_digest(load_policy(run, device='cpu')), flush=True)
+    dist.destroy_process_group()''')
+
+
+def test_B5_two_processes_train_one_policy(tmp_path):
+    "Discrete with memory, and continuous with a loss that leaves log_std alone."
+    procs = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', TWO, str(r), str(tmp_path/'meet'), str(tmp_path/'run-')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1', RANK=str(r), WORLD_SIZE='2', LOCAL_RANK=str(r))) for r in (0, 1)]
+    outs = [p.communicate(timeout=120) for p in procs]; assert not any(p.returncode for p in procs), outs[0][1][-1500:] + outs[1][1][-1500:]
+    said = [[l for l in o.split('\n') if l.startswith(('discrete', 'continuous'))] for o, _ in outs]; assert said[0] == said[1] and len(said[0]) == 2
+    for kind in ('discrete', 'continuous'): assert Run(tmp_path/f'run-{kind}').status['state'] == 'finished'
+
+
+OPTIONS = {'legacy': dict(batches=BcData(mode='legacy', window=9, obs='state')), 'burn-in': dict(batches=BcData(window=4, burn_in=3, obs='state')), 'stacked memory': dict(batches=BcData(stack=2, window=9, obs='state')),
+    'flare': dict(model=BcModel(core='mlp', widths=[16]), batches=BcData(mode='step', stack=3, stack_mode='diff', obs='state', proprio=True)), 'no norm': dict(model=BcModel(widths=[16], batch_norm=False), batches=BcData(obs='state')),
+    'nothing held out': dict(batches=BcData(obs='state', valid_share=0.)), 'few': dict(batches=BcData(obs='state', num_trajectories=5)), 'mlp on windows': dict(model=BcModel(core='mlp', widths=[16]), batches=BcData(window=5, obs='state')),
+    'stairs': dict(batches=BcData(obs='state'), stairs=True, schedule='linear', clip=40.), 'in batches': dict(batches=BcData(obs='state'), epochs=None, steps=7, eval_every=3), 'rmsprop': dict(batches=BcData(obs='state'), optim=Optim(name='rmsprop', lr=1e-3))}
+
+
+@pytest.mark.parametrize('kind', ['discrete', 'continuous'])
+@pytest.mark.parametrize('name', OPTIONS)
+def test_every_option_trains(tmp_path, name, kind):
+    cfg = bc_recipe('Reach', source='toy', common=dict(options=dict(n=16, kind=kind)), **dict(dict(model=BcModel(widths=[16], layers=1), epochs=2, bs=4), **OPTIONS[name]))
+    run = go(cfg, out=tmp_path); policy = load_policy(run, device='cpu'); assert run.status['state'] == 'finished'
+    actions, _ = policy.act(torch.zeros(3, policy.spec.dim), policy.initial(3)); assert torch.isfinite(actions.float()).all() and actions.shape[0] == 3
+
+
+def test_an_encoder_is_trained_with_the_policy(tmp_path):
+    cfg = bc_scratch('Reach-discrete', 'random1', stack=2, epochs=2, bs=16); cfg = cfg.replace(data=cfg.data.replace(train=Part(name='toy', params=cfg.data.train.params), common=cfg.data.common | dict(options=dict(n=12, goal=True))))
+    learn = bc_learner(cfg, device='cpu'); before = {k: v.clone() for k, v in learn.model.encoder.named_parameters()}
+    run = go(cfg, out=tmp_path); net, seen = load_bc(run, device='cpu'); assert seen['size'] == [32, 32]
+    assert any(not torch.equal(before[k], v) for k, v in net.encoder.named_parameters())
+    policy = load_policy(run, device='cpu'); toys = toy_trajs(3, goal=True); x = torch.from_numpy(np.concatenate([toys.frames[:][:2], toys.goals[:][[0, 0]]]*2, 0))
+    frames = torch.from_numpy(np.tile(np.concatenate([toys.frames[:][:2], np.repeat(toys.goals[:][:1], 2, 0)], -1), (1, 1, 1, 2))); assert policy.act(frames, policy.initial(2))[0].shape == (2,)
+    with pytest.raises(ConfigError, match='proprio is known for frozen'): check_config(cfg.replace(data=cfg.data.replace(train=Part(name='toy', params=cfg.data.train.params | dict(proprio=True)))))
+
+
+def test_trained_and_frozen_encoders_see_the_same():
+    "Features through the trained path equal the features that are embedded in advance."
+    toys = toy_trajs(5, goal=True); src = BcSource(encoder='random2'); encoder = demo_encoder(src, (32, 32))
+    for mode in ('cat', 'diff'):
+        data = BcData(window=6, stack=2, stack_mode=mode); raw = data.replace(stack_mode='cat'); frozen = WindowDL(steps_of(embedded(toys, src), data), 3, data, shuffle=False).batch(0, 0); frames = WindowDL(steps_of(toys, raw, True), 3, raw, shuffle=False).batch(0, 0)
+        policy = Policy(PolicySpec(dim=frozen[0].shape[-1], n=4, widths=[8], layers=1)); net = BcNet(policy, encoder, 2, mode).eval(); plain = BcNet(policy).eval()
+        with torch.no_grad(): assert (net(*frames[:3]).pred - plain(*frozen[:3]).pred).abs().max() < 1e-4
+
+
+def test_several_environments_and_stores(tmp_path):
+    "Two stores learned together; the number of demonstrations counts for each."
+    for name, seed in (('Reach-a', 0), ('Reach-b', 50)):
+        toys = toy_trajs(12, seed); stored = write_trajs(name, {}, lambda: iter(toys), root=tmp_path/'cache', card=toys.card, action_space=('discrete', 4)); os.symlink(stored.path, tmp_path/name)
+    cfg = bc_recipe('Reach-a,Reach-b', None, tmp_path, batches=BcData(obs='state', num_trajectories=8, valid_share=0.), epochs=1); train, test = open_demos(cfg)
+    assert len(train) == 16 and test is None and set(train.seeds) == {*range(8), *range(50, 58)}
+    with pytest.raises(ConfigError, match="no demonstrations of 'Reach-c' .did you mean"): open_demos(bc_recipe('Reach-c', None, tmp_path, batches=BcData(obs='state')))
+    assert go(cfg.replace(data=cfg.data.replace(mini=3)), out=tmp_path/'runs').status['state'] == 'finished'
+
+
+def test_side_by_side_keeps_pictures_together():
+    one, two = (demo_encoder(BcSource(encoder=e), (32, 32)) for e in ('random1', 'random2')); both = SideBySide([one, two]); x = torch.randint(0, 256, (3, 32, 32, 6), dtype=torch.uint8)
+    z = both(x); assert z.shape == (3, both.out_dim(2)) and both(x[:0]).shape == (0, 2*both.dim)
+    with torch.no_grad(): assert torch.allclose(z, torch.cat([e(x[..., c:c + 3].contiguous()) for c in (0, 3) for e in (one, two)], 1), atol=1e-5)
+
+
+def test_r2_is_exact_over_batches():
+    rng = np.random.default_rng(0); true = rng.normal(size=(50, 3)).astype(np.float32); pred = true + rng.normal(size=(50, 3)).astype(np.float32)*.5; score = ActionR2(true)
+    parts = [(float(score(Out(torch.tensor(pred[a:b]), None, None), torch.tensor(true[a:b]))), b - a) for a, b in ((0, 7), (7, 40), (40, 50))]
+    want = 1 - ((true - pred)**2).sum(0)/((true - true.mean(0))**2).sum(0); assert sum(v*n for v, n in parts)/50 == pytest.approx(want.mean(), abs=1e-5)
+
+
+def test_frames_of_a_piece_move_alike_and_repeatably():
+    x = torch.randint(0, 256, (4, 3, 20, 24, 6), dtype=torch.uint8); make = lambda s: random_shift(x, torch.Generator().manual_seed(s), 4); assert torch.equal(make(1), make(1)) and not torch.equal(make(1), make(2))
+    y = make(3); found = []
+    for b in range(4):
+        fits = [(dy, dx) for dy in range(-4, 5) for dx in range(-4, 5) if torch.equal(y[b, :, 4:-4, 4:-4], x[b, :, 4 + dy:16 + dy, 4 + dx:20 + dx])]
+        assert len(fits) == 1; found += fits
+    assert len(set(found)) > 1
+
+
+def speed(n_steps=2, width=256, dim=512, B=16, W=100):
+    "Seconds per step: (the original's assembly and loop over time, ours)."
+    import time
+    torch.manual_seed(0); rng = np.random.default_rng(0); n = 60*W; trajs = Trajs.of([Traj(rng.integers(0, 3, W), emb=rng.normal(size=(W, dim)).astype(np.float32)) for _ in range(60)], action_space=('discrete', 3))
+    make = lambda: Policy(PolicySpec(dim=dim, n=3, widths=[width, width], batch_norm=True)); took = []
+    def slow(net, i):
+        first = np.zeros(n, bool); first[::W] = True
+        x, a, fresh = assemble([np.asarray(trajs.emb), np.asarray(trajs.action), first], legacy_starts(n, W, 0, range(16*(i % 3), 16*(i % 3) + B)), W); fresh[0] = True
+        rows = net.normed(x.flatten(0, 1)); pred = step_loop_after(net, rows.view_as(x), fresh); return torch.nn.functional.cross_entropy(pred.flatten(0, 1), a.flatten())
+    def step_loop_after(net, x, fresh):
+        z, state, out = net.body(x), net.initial(x.shape[1]), []
+        for t in range(len(x)): keep = (~fresh[t]).float()[None, :, None]; h, state = net.memory(z[t][:, None], tuple(s*keep for s in state)); out.append(h[:, 0])
+        return net.head(torch.stack(out))
+    dl = WindowDL(steps_of(trajs), B, BcData(window=W))
+    def fast(net, i): x, real, counts, a = dl.batch(0, i % 3); return bc_loss(BcNet(net)(x, real, counts), a)
+    for way in (slow, fast):
+        net = make(); opt = torch.optim.RMSprop(net.parameters(), 1e-4); best = []
+        for i in range(n_steps + 1): start = time.process_time(); loss = way(net, i); opt.zero_grad(); loss.backward(); opt.step(); best.append(time.process_time() - start)
+        took.append(min(best[1:]))
+    return took
+
+
+def test_a_whole_step_is_faster_than_the_originals():
+    slow, fast = speed(); print(f'step: {slow*1e3:.0f} ms -> {fast*1e3:.0f} ms, {slow/fast:.1f}x'); assert slow > 1.5*fast
