@@ -7,7 +7,7 @@ __all__ = ['PLANS', 'knot_matrix', 'PlanConfig', 'Mppi', 'copy_settings', 'plann
 
 # %% ../../nbs/control/09_mpc.ipynb #6d904dcb
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -169,7 +169,8 @@ def _plan_hammer(m):
 
 def _plan_pen(m):
     gap, cosine = _gap(m['pen'], m['target']), np.sum(m['axis']*m['target_axis'], -1); near = gap<.075
-    return -5*gap + 2*cosine + 2*(near & (cosine>.9)) + 4*(near & (cosine>.95)) - 5*(m['pen'][..., 2]<.1)
+    held = -10*gap - 20*np.maximum(gap - .05, 0) - 30*np.maximum(.21 - m['pen'][..., 2], 0)
+    return held + 2*cosine + 2*(near & (cosine>.9)) + 4*(near & (cosine>.95))
 
 def _adroit(name, score):
     return lambda m, task: score(finish_measures(name, m, m['qpos'], m['qvel'], task.env)) - 1e-4*np.sum(m['qvel']**2, -1)
@@ -194,7 +195,7 @@ PLANS:Mapping[str, Plan] = MappingProxyType({
     'DMC-finger-spin': Plan(dict(tip='pos site:touchtop', spinner='pos geom:cap1'), _finger, PlanConfig(20, 8, 128, 1.)),
     'Adroit-door': _adroit_plan('door', _plan_door, horizon=20, knots=4, samples=24, sigma=.5),
     'Adroit-hammer': _adroit_plan('hammer', _plan_hammer, horizon=20, knots=4, samples=24, sigma=.5),
-    'Adroit-pen': _adroit_plan('pen', _plan_pen, horizon=20, knots=4, samples=96, sigma=.3)})
+    'Adroit-pen': _adroit_plan('pen', _plan_pen, horizon=20, knots=4, samples=64, sigma=.5, temperature=.05)})
 
 # %% ../../nbs/control/09_mpc.ipynb #595b5482
 class MpcExpert:

@@ -19,7 +19,7 @@ from .render import FastRenderer, check_profile, gl_info, import_mujoco
 from .wrappers import ControlEnv, EnvCard, check_size, need, observation_space, package_versions, success_rule
 
 # %% ../../nbs/control/08_mujoco.ipynb #42fd9ea5
-if TYPE_CHECKING: import mujoco
+if TYPE_CHECKING: import gymnasium as gym, mujoco
 
 # %% ../../nbs/control/08_mujoco.ipynb #6e91d117
 class SimTask(Protocol):

@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'PROFILES', 'setup_gl', 'RenderError', 'import_mujoco', '
            'FastRenderer']
 
 # %% ../../nbs/control/05_render.ipynb #0730ae84
-import atexit, ctypes.util, importlib, os, platform, sys, warnings, weakref
+import atexit, ctypes.util, os, platform, sys, warnings, weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType, TracebackType
