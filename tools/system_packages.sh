@@ -1,7 +1,7 @@
 #!/bin/sh
 # Debian packages that drawing without a screen needs (MuJoCo, dm_control, MiniWorld). Installs what is missing when run as root;
 # otherwise it only says what to do. Never fails: everything but pictures of simulators works without them.
-packages="libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
+packages="libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri libglu1-mesa"
 missing=""
 if ! command -v dpkg-query >/dev/null 2>&1; then echo "no Debian packages here: for pictures of simulators install EGL and Mesa (Debian: $packages)"; exit 0; fi
 for p in $packages; do dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"; done

@@ -52,6 +52,9 @@ class RunLearner(Learner):
             for epoch in range(start['epoch'] if start else 0, self.n_epoch):
                 self.epoch = epoch
                 self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        except BaseException:
+            for cb in self.cbs: getattr(cb, 'abandon', noop)() # what works beside training must not outlive it
+            raise
         finally:
             self.progress_cb.close()
             if hasattr(self, 'parallel_cb'): self.parallel_cb.unwrap()
@@ -372,7 +375,9 @@ def fit_run(
     state = None if run.ckpt.empty() else run.load()
     if (run.dir/'DONE').exists() or (state and state['epoch']>=epochs):
         learn.model.load_state_dict(state['model'])
-        if finish and not (run.dir/'DONE').exists(): run.finish() # it was killed after its last epoch
+        if not (run.dir/'DONE').exists(): # it was killed after its last epoch
+            for cb in learn.cbs: getattr(cb, 'complete', noop)(learn.model, epochs, state['step'])
+            if finish: run.finish()
         return learn
     every = run.config.train.eval_every
     learn.resume_state, learn.eval_every = state and _same_world(run, state, len(learn.dls.train)), None if every=='epoch' else every

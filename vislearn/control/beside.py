@@ -8,7 +8,8 @@ __all__ = ['played_epochs', 'best_weights', 'score', 'RolloutCB']
 # %% ../../nbs/control/24_beside.ipynb #bcaec510
 import copy, time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
@@ -19,6 +20,7 @@ from .windows import essential_epochs
 from ..core import DataError, atomic_path
 from ..runs.ckpt import load_plain
 from ..runs.distrib import is_main
+from ..runs.preempt import stop_flag
 from ..runs.record import Run
 
 # %% ../../nbs/control/24_beside.ipynb #ab6b1256
@@ -88,6 +90,7 @@ class RolloutCB(CB):
         "Evaluate the weights of now, if that is due."
         if epoch not in self.wanted or len(self.played.get(epoch, ()))==len(self.envs): return
         self.join()
+        if stop_flag.requested: return
         self.copy.load_state_dict(getattr(self.learn, 'bare_model', self.model).state_dict()); self.copy.eval()
         step = min(epoch*len(self.dls.train), getattr(self.learn, 'steps_planned', epoch*len(self.dls.train)))
         if not self.concurrent: self._keep(epoch, step, self._play(epoch)); return
@@ -116,7 +119,13 @@ class RolloutCB(CB):
     def join(self, last:bool=False):
         "Wait for the evaluation that runs, and keep what it gives."
         if self.pending is None: return
-        (epoch, step, future), self.pending, start = self.pending, None, time.monotonic()
+        (epoch, step, future), start = self.pending, time.monotonic()
+        while not future.done() and not stop_flag.requested: wait([future], timeout=.2)
+        if not future.done(): # told to stop: everything but this evaluation will be saved
+            self.abandon()
+            if last: stop_flag.stop(step)
+            return
+        self.pending = None
         try: self._keep(epoch, step, future.result())
         except Exception as e:
             if last or self.on_error=='raise': raise
@@ -142,4 +151,8 @@ class RolloutCB(CB):
         step:int, # Optimizer steps
     ):
         "Play the last evaluation, if a killed run still owes it."
-        if epoch not in self.played and is_main(): self.copy = copy.deepcopy(model).eval(); self._keep(epoch, step, self._play(epoch)); self.close()
+        if self.record: self.played = played_epochs(self.record)
+        if len(self.played.get(epoch, ()))==len(self.envs) or not is_main(): return
+        self.copy = copy.deepcopy(model).eval()
+        with self.record.running(step, finish=False) if self.record else nullcontext(): self._keep(epoch, step, self._play(epoch))
+        self.close()
