@@ -49,8 +49,25 @@ def test_other_sizes():
 def named(env): return dict(zip(env.state_names, env._look()['state'].tolist()))
 
 
+def s_front(env):
+    "The agent's own frame: what it sees ahead is ahead, and blocked says what stepping forward would do."
+    s, (x, y), (ux, uy), w = named(env), env.world.agent_pos, env.world.dir_vec, env.world; side = max(w.width, w.height)-1; o = w.grid.get(x+ux, y+uy)
+    where = [(x + round(s[f'thing {i} ahead']*side)*ux - round(s[f'thing {i} right']*side)*uy, y + round(s[f'thing {i} ahead']*side)*uy + round(s[f'thing {i} right']*side)*ux) for i in range(env._state.rows) if s[f'thing {i} there']]
+    there = [(round(s[f'thing {i} x']*(w.width-1)), round(s[f'thing {i} y']*(w.height-1))) for i in range(env._state.rows) if s[f'thing {i} there']]
+    return where == there and s['blocked ahead'] == float(o is not None and not o.can_overlap())
+
+
+def test_state_in_the_frame_of_the_agent():
+    for name in ('MiniGrid-DoorKey-6x6-v0', 'MiniGrid-Unlock-v0', 'BabyAI-GoToLocal-v0'):
+        env = make_grid(name, pixels=False); rng = np.random.default_rng(0); env.reset(seed=2)
+        for _ in range(30):
+            assert s_front(env)
+            if any(env.step(int(rng.integers(3)))[2:4]): env.reset()
+
+
 def test_state_tells_key_and_door():
     env = make_grid('MiniGrid-DoorKey-6x6-v0', pixels=False); obs, _ = env.reset(seed=3); assert list(obs) == ['state'] and len(env.state_names) == len(obs['state']) == env.observation_space['state'].shape[0]
+    assert s_front(env)
     world, key = env.world, next(o for o in env.world.grid.grid if o and o.type == 'key'); s = named(env); n = [i for i in range(3) if s[f'thing {i} is key']][0]; d = [i for i in range(3) if s[f'thing {i} is door']][0]
     assert (s['x'], s['y']) == pytest.approx((world.agent_pos[0]/5, world.agent_pos[1]/5)) and s['carries'] == 0 and s[f'thing {d} open'] == -1
     assert (s[f'thing {n} x'], s[f'thing {n} y']) == pytest.approx((key.cur_pos[0]/5, key.cur_pos[1]/5)) and s['thing 0 is goal'] == 1 and s['thing 0 target'] == 1 and s[f'thing {n} is {key.color}'] == 1

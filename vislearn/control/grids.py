@@ -106,8 +106,8 @@ class GridState:
     def names(self)->list[str]:
         "Name every number."
         world = self.world; kinds = [f'is {v}' for v in (*_TYPES, *_COLORS)]
-        return (['x', 'y', 'cos', 'sin', 'carries'] + [f'carried {k}' for k in kinds if 'goal' not in k and 'door' not in k] + [f'mission {v}' for v in VERBS] + [f'mission {k}' for k in kinds]
-            + [f'thing {i} {v}' for i in range(self.rows) for v in ('there', 'x', 'y', 'open', 'target', *kinds)] + [f'map {x} {y}' for y in range(1, world.height - 1) for x in range(1, world.width - 1)])
+        return (['x', 'y', 'cos', 'sin', 'blocked ahead', 'blocked right', 'blocked left', 'carries'] + [f'carried {k}' for k in kinds if 'goal' not in k and 'door' not in k] + [f'mission {v}' for v in VERBS] + [f'mission {k}' for k in kinds]
+            + [f'thing {i} {v}' for i in range(self.rows) for v in ('there', 'x', 'y', 'ahead', 'right', 'open', 'target', *kinds)] + [f'map {x} {y}' for y in range(1, world.height - 1) for x in range(1, world.width - 1)])
 
     def begin(self):
         "List the things of a new episode."
@@ -118,8 +118,8 @@ class GridState:
             if o is not world.carrying: o.cur_pos = (x, y)
         things = sorted(things, key=lambda t: (rank.get(id(t[2]), 99), _TYPES.index(t[2].type), _COLORS.index(t[2].color), t[1], t[0]))[:self.rows]
         self.boxed = {id(o.contains): o for *_, o in things if getattr(o, 'contains', None) is not None}
-        self.things, self.fixed = [o for *_, o in things], np.zeros((self.rows, 16), np.float32)
-        for row, o in zip(self.fixed, self.things): row[4:] = [1/(1 + rank[id(o)]) if id(o) in rank else 0, *_one_hot(o.type, _TYPES), *_one_hot(o.color, _COLORS)]
+        self.things, self.fixed = [o for *_, o in things], np.zeros((self.rows, 18), np.float32)
+        for row, o in zip(self.fixed, self.things): row[6:] = [1/(1 + rank[id(o)]) if id(o) in rank else 0, *_one_hot(o.type, _TYPES), *_one_hot(o.color, _COLORS)]
         verb, first = clauses[0].verb, next(iter(clauses[0].things), None)
         self.mission = [*_one_hot(verb, VERBS), *_one_hot(first and first.type, _TYPES), *_one_hot(first and first.color, _COLORS)]
         kinds = np.array([{'wall': 1, 'lava': -1}.get(o.type, 0) if o else 0 for o in world.grid.grid], np.float32).reshape(world.height, world.width)
@@ -128,11 +128,14 @@ class GridState:
     def __call__(self)->np.ndarray: # float32 `(S,)`
         "Give the state now."
         world, rows, held = self.world, self.fixed.copy(), self.world.carrying; across, down = max(world.width - 1, 1), max(world.height - 1, 1)
+        (x, y), (ux, uy) = (int(v) for v in world.agent_pos), ((1, 0), (0, 1), (-1, 0), (0, -1))[world.agent_dir]; far = max(across, down)
         for row, o in zip(rows, self.things):
             if (at := self._place(o)) is None: row[:] = 0; continue
-            row[:4] = 1, at[0]/across, at[1]/down, (-1 if o.is_locked else o.is_open) if o.type=='door' else 0
-        turn = world.agent_dir*np.pi/2; hold = [1., *_one_hot(held.type, _TYPES[1:4]), *_one_hot(held.color, _COLORS)] if held else [0.]*10
-        head = [world.agent_pos[0]/across, world.agent_pos[1]/down, round(np.cos(turn)), round(np.sin(turn)), *hold, *self.mission]
+            dx, dy = at[0] - x, at[1] - y
+            row[:6] = 1, at[0]/across, at[1]/down, (dx*ux + dy*uy)/far, (dy*ux - dx*uy)/far, (-1 if o.is_locked else o.is_open) if o.type=='door' else 0
+        hold = [1., *_one_hot(held.type, _TYPES[1:4]), *_one_hot(held.color, _COLORS)] if held else [0.]*10
+        near = [float((o := world.grid.get(min(max(x + vx, 0), across), min(max(y + vy, 0), down))) is not None and not o.can_overlap()) for vx, vy in ((ux, uy), (-uy, ux), (uy, -ux))]
+        head = [x/across, y/down, ux, uy, *near, *hold, *self.mission]
         return np.concatenate([np.array(head, np.float32), rows.ravel(), self.map])
 
     def _place(self, o):
