@@ -9,6 +9,7 @@ __all__ = ['REFUSED', 'POOLS', 'Entry', 'entries', 'encoder_names', 'EncoderName
 # %% ../../nbs/control/03_encoders.ipynb #c3ddc2c4
 import re, time, warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -121,7 +122,10 @@ class Embedder(nn.Module):
         text = inputs.text if inputs else 'by the encoder itself'
         self.card = dict(name=name, dim=dim, size=list(self.size), preprocess=text, dtype=dtype, **card)
         if frozen: freeze(self)
-        else: self.train().requires_grad_(True)
+        if frozen and inputs and dtype=='bfloat16': # else autocast would convert the weights again for every batch
+            for layer in net.modules():
+                if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.weight.data = layer.weight.data.bfloat16()
+        if not frozen: self.train().requires_grad_(True)
 
     def train(self,
         mode:bool=True, # Training mode? A frozen encoder stays in evaluation mode
@@ -262,17 +266,24 @@ def _dry_dim(net:nn.Module, inputs:Inputs, size:tuple[int, int])->int:
     return out.shape[1]
 
 # %% ../../nbs/control/03_encoders.ipynb #f6e9b08e
+@patch(as_prop=True)
+def portion(self:Embedder)->int:
+    "Number of pictures at a time that suits the device."
+    if self.device.type!='cpu': return 128
+    height, width = self.inputs.out_size(*self.size) if self.inputs else self.size
+    return min(64, 8*max(1, 224*224//(height*width)))
+
 def embed_frames(
     encoder:nn.Module, # `Embedder`, or any `vislearn.nets.Encoder`
     frames:np.ndarray|Tensor, # uint8 `(N, H, W, 3m)` or `(N, 3m, H, W)`; a memory map is read in portions
-    batch:int|None=None, # Pictures at a time; default: 16 on a CPU, 128 on a GPU
+    batch:int|None=None, # Pictures at a time; default: `encoder.portion`
 )->np.ndarray: # float32 `(N, m*dim)`
     "Embed many frames."
     if not isinstance(encoder, Embedder): encoder = Embedder(encoder, encoder.dim, type(encoder).__name__, frames.shape[1:3])
     gpu, part = encoder.device.type!='cpu', lambda a, b: torch.from_numpy(np.array(frames[a:b])) if isinstance(frames, np.ndarray) else frames[a:b]
     N, m = len(frames), split_frames(part(0, 0), encoder.size)[1]
     out, done, waiting = np.empty((N, encoder.out_dim(m)), np.float32), 0, []
-    step = max(1, (batch or (128 if gpu else 16))//m)
+    step = max(1, (batch or encoder.portion)//m)
     with torch.inference_mode():
         for start in range(0, N, step):
             x = part(start, start+step)
@@ -293,23 +304,22 @@ def embed_speed(
 )->dict[str, float]: # Frames per second: `embed`, `backbone` alone, `trajectory` and `frame` as the original
     "Measure embedding against the network alone and against the original's loops."
     on, N = encoder.device, len(frames)
-    step = batch or (16 if on.type=='cpu' else 128)
+    step = batch or encoder.portion
     with torch.inference_mode(): ready = [encoder.inputs(split_frames(torch.from_numpy(frames[i:i+step]))[0].to(on)) for i in range(0, N, step)]
     def backbone():
         with torch.inference_mode(), torch.autocast(on.type, torch.bfloat16, enabled=encoder.dtype=='bfloat16'):
             for x in ready: encoder.net(x)
-    def old(x:np.ndarray)->np.ndarray: return encoder.net(encoder.inputs(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().to(on)).contiguous()).detach().cpu().numpy()
-    def trajectory():
-        with torch.no_grad(): old(frames)
+    plain = deepcopy(encoder.net).float().to(memory_format=torch.contiguous_format)
+    def old(x:np.ndarray, grad:bool)->np.ndarray:
+        plain.requires_grad_(grad)
+        return plain(encoder.inputs(torch.from_numpy(x).permute(0, 3, 1, 2).to(on)).contiguous()).detach().cpu().numpy()
+    def trajectory(): old(frames, False)
     def frame():
-        for i in range(min(single, N)): old(frames[i:i+1])
+        for i in range(min(single, N)): old(frames[i:i+1], True)
     works = dict(embed=lambda: embed_frames(encoder, frames, step), backbone=backbone, trajectory=trajectory, frame=frame)
     best = dict.fromkeys(works, float('inf'))
-    try:
-        for name, work in [*works.items()]*repeats: # one after another, so that a busy moment hits them all
-            encoder.requires_grad_(name=='frame' or not encoder.frozen) # the original recorded gradients of single frames
-            start = clock(); work()
-            if on.type=='cuda': torch.cuda.synchronize(on)
-            best[name] = min(best[name], clock()-start)
-    finally: encoder.requires_grad_(not encoder.frozen)
+    for name, work in [*works.items()]*repeats: # one after another, so that a busy moment hits them all
+        start = clock(); work()
+        if on.type=='cuda': torch.cuda.synchronize(on)
+        best[name] = min(best[name], clock()-start)
     return {name: (min(single, N) if name=='frame' else N)/seconds for name, seconds in best.items()}
