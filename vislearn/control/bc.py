@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BcNet', 'random_shift', 'ActionLoss', 'accuracy', 'action_mae', 'ActionR2', 'StairsCB', 'BcLogCB', 'check_config',
-           'seen_card', 'bc_net', 'bc_learner', 'recap', 'rollout_options', 'rollout_callbacks', 'bc_actor', 'train_bc',
-           'load_bc', 'load_policy', 'score_demos']
+           'batch_data', 'seen_card', 'bc_net', 'bc_learner', 'recap', 'rollout_options', 'rollout_callbacks',
+           'bc_actor', 'train_bc', 'load_bc', 'load_policy', 'score_demos']
 
 # %% ../../nbs/control/23_bc.ipynb #33e74fb6
 import warnings
@@ -177,6 +177,12 @@ def check_config(
     if data.obs=='pixels' and not model.batch_norm: warnings.warn('batch_norm is off: features of pixels are badly scaled without it', stacklevel=2)
 
 # %% ../../nbs/control/23_bc.ipynb #f394ce63
+def batch_data(
+    cfg:RunConfig, # Complete config
+)->BcData: # How batches are drawn
+    "Read how batches are drawn; an encoder that is trained gets whole frames, and its features are fused afterwards."
+    return bc_data(cfg).replace(stack_mode='cat') if bc_model(cfg).train_encoder else bc_data(cfg)
+
 def _features(cfg, trajs, device):
     "Demonstrations as the network sees them."
     data, trained = bc_data(cfg), bc_model(cfg).train_encoder
@@ -220,8 +226,8 @@ def bc_learner(
     net = bc_net(cfg, seen, train.action_space); kind = loss_kind(cfg, net.spec.discrete)
     metrics = [] if held is None else [accuracy] if net.spec.discrete else [action_mae, ActionR2(np.concatenate([np.asarray(test[i].action) for i in range(len(test))]))]
     cbs = [BcLogCB(net.spec, seen, cfg.train.clip_norm)] + [StairsCB()]*bc_training(cfg)[1].stairs + ([AugmentCB(lambda x, g: random_shift(x, g, model.shift), cfg.seed)] if model.train_encoder and model.shift else [])
-    dl = WindowDL(steps, bs, data, cfg.seed, workers=cfg.data.num_workers)
-    valid = None if held is None else WindowDL(held, bs, data.replace(mode='window' if data.mode=='legacy' else data.mode), shuffle=False)
+    how = batch_data(cfg); dl = WindowDL(steps, bs, how, cfg.seed, workers=cfg.data.num_workers)
+    valid = None if held is None else WindowDL(held, bs, how.replace(mode='window' if data.mode=='legacy' else data.mode), shuffle=False)
     return make_learner(net, ActionLoss(kind), dl, valid, metrics=metrics, cbs=cbs, device=device, **learner_options(cfg) | dict(clip_norm=None))
 
 # %% ../../nbs/control/23_bc.ipynb #c67008bd
@@ -330,7 +336,7 @@ def score_demos(
     bs:int=64, # Pieces at a time
 )->dict[str, float]: # `accuracy`; or `mae`, `r2` and `r2_<k>` of each dimension
     "Compare a policy with demonstrations, step by step."
-    net = net if isinstance(net, BcNet) else BcNet(net); d = data.replace(mode='step' if net.spec.core=='mlp' else 'window'); where = next(net.parameters()).device
+    net = net if isinstance(net, BcNet) else BcNet(net); d = data.replace(mode='step' if net.spec.core=='mlp' else 'window', stack_mode=data.stack_mode if net.encoder is None else 'cat'); where = next(net.parameters()).device
     dl, pred, true = WindowDL(steps_of(trajs, d, net.encoder is not None), bs, d, shuffle=False), [], []
     with quiet(net):
         for batch in dl: pred.append(net(*(x.to(where) for x in batch[:-1])).pred.cpu()); true.append(batch[-1])

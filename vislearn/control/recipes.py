@@ -243,10 +243,10 @@ def bc_nano(
 # %% ../../nbs/control/22_recipes.ipynb #d0d04720
 def bc_donkey(
     data:Path|str=NO_DATA, # Tub of a donkey car, folder or archive; see `control.demos`
-    encoder:str='squeezenet', # How frames are seen
+    encoder:str='mobilenet@block12:grid2', # How frames are seen; means over quarters of the frame, since steering needs to know where things are
     test:int=200, # Frames at the end that are never trained on
     stack:int=3, # Frames in an observation
-    decay:float=1., # Of the weights
+    decay:float=5., # Of the weights
     epochs:int=30, # Passes over the data
     seed:int=1, # Of weights and batches
 )->RunConfig: # Complete config
