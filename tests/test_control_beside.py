@@ -56,13 +56,13 @@ train_bc(load_config(sys.argv[1]), folder=sys.argv[2], device='cpu', policy='rec
 
 
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGINT])
-def test_P10_no_simulator_outlives_training(tmp_path, kill):
+def test_P10_no_simulator_outlives_training(tmp_path, kill, request):
     from vislearn.runs.config import dump_yaml
     cfg = config(epochs=400, episodes=10**6, options=dict(pixels=False), copies=2); (tmp_path/'c.yaml').write_text(dump_yaml(cfg));
     # workers on purpose: the toy would be played in the process of the training
     (tmp_path/'t.py').write_text('from vislearn.control import rollout; rollout.CHEAP = ()\n' + SCRIPT)
     job = subprocess.Popen([sys.executable, tmp_path/'t.py', tmp_path/'c.yaml', tmp_path/'run'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end, pids = time.monotonic() + 60, []
+    request.addfinalizer(job.kill); end, pids = time.monotonic() + 60, []
     while len(pids)<2 and time.monotonic()<end and job.poll() is None: pids = [p.pid for p in psutil.Process(job.pid).children(recursive=True) if 'spawn_main' in ' '.join(p.cmdline())]; time.sleep(.2)
     assert len(pids)>=2; time.sleep(1); os.kill(job.pid, kill); job.wait(30)
     assert gone(pids, 5)

@@ -103,10 +103,10 @@ with EnvPool('Reach-discrete', 3, workers=True) as pool:
 
 
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_P10_no_worker_outlives_its_parent(tmp_path, kill):
+def test_P10_no_worker_outlives_its_parent(tmp_path, kill, request):
     (tmp_path/'play.py').write_text(SCRIPT) # no guard around the main part
     parent = subprocess.Popen([sys.executable, tmp_path/'play.py'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    pids = [int(p) for p in parent.stdout.readline().split()]; assert len(pids)==3
+    request.addfinalizer(parent.kill); pids = [int(p) for p in parent.stdout.readline().split()]; assert len(pids)==3
     time.sleep(.3); os.kill(parent.pid, kill); parent.wait(20)
     assert gone(pids, 5)
 

@@ -24,10 +24,10 @@ def gone(pids, seconds):
 
 
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_parent(tmp_path, kill):
+def test_workers_end_with_their_parent(tmp_path, kill, request):
     (tmp_path/'script.py').write_text(SCRIPT)
     parent = subprocess.Popen([sys.executable, tmp_path/'script.py'], stdout=subprocess.PIPE, text=True)
-    pids = [int(p) for p in parent.stdout.readline().split()]
+    request.addfinalizer(parent.kill); pids = [int(p) for p in parent.stdout.readline().split()]
     assert len(pids)==2 and all(psutil.pid_exists(p) for p in pids)
     os.kill(parent.pid, kill); parent.wait()
     assert gone(pids, 5)
