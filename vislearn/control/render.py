@@ -134,7 +134,8 @@ class FastRenderer:
         _read_gl(); _open.add(self)
         atexit.unregister(_close_all); atexit.register(_close_all) # last registered, first called: before EGL ends
 
-    def __del__(self): self.close()
+    def __del__(self):
+        if getattr(self, '_gl', None) is not None: self.close()
 
     def __enter__(self)->'FastRenderer': return self
 
@@ -155,8 +156,9 @@ def __call__(self:FastRenderer,
 @patch
 def close(self:FastRenderer):
     "Free the GL context; may be called twice."
-    gl, self._gl = getattr(self, '_gl', None), None; _open.discard(self)
+    gl, self._gl = self._gl, None
     if gl is None: return
+    _open.discard(self)
     gl.make_current()
     if hasattr(self, '_context'): self._context.free()
     gl.free()
