@@ -64,9 +64,21 @@ def features(
     return (torch.cat([z.diff(dim=1), z[:, -1:]], 1) if self.stack_mode=='diff' else z).flatten(1)
 
 @patch
-def initial(self:BcNet, n:int)->tuple|None: "Give empty memories for `n` rows."; return self.policy.initial(n)
+def initial(
+    self:BcNet,
+    n:int, # Rows: environments that run side by side
+)->tuple|None: # Memories, None without
+    "Give empty memories."
+    return self.policy.initial(n)
+
 @patch
-def reset_rows(self:BcNet, state:tuple|None, rows:Tensor)->tuple|None: "Empty the memories of some rows."; return self.policy.reset_rows(state, rows)
+def reset_rows(
+    self:BcNet,
+    state:tuple|None, # Memories
+    rows:Tensor, # Rows that begin an episode: bool, or their numbers
+)->tuple|None: # New memories
+    "Empty the memories of some rows."
+    return self.policy.reset_rows(state, rows)
 
 @patch
 @torch.no_grad()
@@ -180,7 +192,7 @@ def check_config(
 def batch_data(
     cfg:RunConfig, # Complete config
 )->BcData: # How batches are drawn
-    "Read how batches are drawn; an encoder that is trained gets whole frames, and its features are fused afterwards."
+    "Read how batches are drawn; a trained encoder gets whole frames, its features are fused later."
     return bc_data(cfg).replace(stack_mode='cat') if bc_model(cfg).train_encoder else bc_data(cfg)
 
 def _features(cfg, trajs, device):

@@ -58,9 +58,23 @@ class BcEval(Frozen):
 # %% ../../nbs/control/22_recipes.ipynb #fee8f1b9
 LOSS_OF = {True: ('ce',), False: ('nll', 'mse')} # by: are actions discrete?
 
-def bc_source(cfg:RunConfig)->BcSource: "Read what is imitated."; return BcSource(**cfg.data.common)
-def bc_data(cfg:RunConfig)->BcData: "Read how batches are drawn."; return BcData(**cfg.data.train.params)
-def bc_model(cfg:RunConfig)->BcModel: "Read the policy."; return BcModel(**cfg.model.params)
+def bc_source(
+    cfg:RunConfig, # Complete config
+)->BcSource: # Its settings
+    "Read what is imitated."
+    return BcSource(**cfg.data.common)
+
+def bc_data(
+    cfg:RunConfig, # Complete config
+)->BcData: # Its settings
+    "Read how batches are drawn."
+    return BcData(**cfg.data.train.params)
+
+def bc_model(
+    cfg:RunConfig, # Complete config
+)->BcModel: # Its settings
+    "Read the policy."
+    return BcModel(**cfg.model.params)
 
 def bc_training(
     cfg:RunConfig, # Complete config
