@@ -4,13 +4,13 @@ import numpy as np, pytest, torch
 from pvr_reference import assemble, legacy_starts
 from test_distrib import together
 from vislearn.callbacks import CB
-from vislearn.control.bc import ActionR2, BcNet, accuracy, action_mae, bc_learner, check_config, load_bc, load_policy, random_shift, score_demos, train_bc
+from vislearn.control.bc import ActionR2, BcNet, bc_learner, check_config, load_bc, load_policy, random_shift, score_demos, train_bc
 from vislearn.control.demos import SideBySide, demo_encoder, embedded, open_demos
 from vislearn.control.policies import Out, Policy, PolicySpec, bc_loss
-from vislearn.control.recipes import BcModel, BcSource, bc_data, bc_nano, bc_pvr_lstm, bc_recipe, bc_scratch
+from vislearn.control.recipes import BcModel, BcSource, bc_data, bc_nano, bc_recipe, bc_scratch
 from vislearn.control.trajs import Traj, Trajs, toy_trajs, write_trajs
 from vislearn.control.windows import BcData, WindowDL, steps_of
-from vislearn.core import ConfigError, DataError, seed_all
+from vislearn.core import ConfigError
 from vislearn.learn import fit_run
 from vislearn.nets import state_digest
 from vislearn.runs.config import Optim, Part, register_recipe, register_task

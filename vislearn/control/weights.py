@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from .backbones import RandomConv, ResNet
+from .backbones import RandomConv
 from ..core import DataError, real_data
 from ..nets import fill_state
 from ..runs.ckpt import load_plain
