@@ -211,3 +211,12 @@ def test_scripted_expert_is_repeatable_through_wrappers():
         taken.append(np.stack(acts))
     assert (taken[0] == taken[1]).all() and taken[0].dtype == np.float32 and np.abs(taken[0]).max() <= 1
     with pytest.raises(ConfigError, match="did you mean 'MetaWorld-reach'"): ScriptedExpert('MetaWorld-reech')
+
+
+def test_metaworld_ends_with_success_unless_told():
+    "The same actions: one episode ends at the first solved step, the other goes on to the time limit."
+    from vislearn.control.experts import record_episode
+    name, lengths = 'MetaWorld-drawer-open', []
+    for until in (True, False):
+        env = make_metaworld(name, pixels=False, until_success=until); e = record_episode(env, ScriptedExpert(name), 3); lengths.append(len(e.action)); assert e.success
+    assert lengths[0]<150 and lengths[1]==500

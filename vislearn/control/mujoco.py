@@ -255,8 +255,9 @@ class MetaWorldTask:
     family, packages, camera, turned, size, steps, actions, proprio = 'metaworld', ('metaworld',), 'corner2', True, 128, 500, 4, 4
     def __init__(self,
         name:str, # `MetaWorld-<task>`
+        until_success:bool=True, # End an episode when the task is done? Meta-World itself goes on to the time limit
     ):
-        self.task = _one_of(name.removesuffix('-v3').removesuffix('-v2'), 'MetaWorld-', metaworld_tasks()); self.name = f'MetaWorld-{self.task}'
+        self.until_success, self.task = until_success, _one_of(name.removesuffix('-v3').removesuffix('-v2'), 'MetaWorld-', metaworld_tasks()); self.name = f'MetaWorld-{self.task}'
         self.env = _metaworld().ALL_V3_ENVIRONMENTS[f'{self.task}-v3']()
         self.env._partially_observable = False; self.env.__dict__.pop('sawyer_observation_space', None)
         self.env._freeze_rand_vec, self.env.seeded_rand_vec, self.env._set_task_called, self.env.max_path_length = False, True, True, math.inf
@@ -270,7 +271,8 @@ class MetaWorldTask:
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]:
         "Apply one action."
         self.now, reward, _, _, info = self.env.step(action)
-        return reward, False, info['success']>0
+        done = info['success']>0
+        return reward, self.until_success and done, done
 
     def state(self)->np.ndarray:
         "Give hand, gripper, objects (now and one step ago) and the goal."
@@ -282,9 +284,10 @@ def make_metaworld(
     size:int|tuple[int, int]|None=None, # Height and width of pictures [px]; default 128
     render:str='fast', # Render profile: 'fast', 'soft' or 'exact'
     max_steps:int|None=None, # Time limit [steps]; default 500
+    until_success:bool=True, # End an episode when the task is done? Meta-World itself goes on to the time limit
 )->SimEnv:
     "Make a task of Meta-World."
-    return SimEnv(MetaWorldTask(name), pixels, size, render, max_steps)
+    return SimEnv(MetaWorldTask(name, until_success), pixels, size, render, max_steps)
 
 # %% ../../nbs/control/08_mujoco.ipynb #a18da2d6
 class ScriptedExpert:
