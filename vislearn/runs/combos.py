@@ -61,7 +61,7 @@ class Axis(Frozen):
     "One swept key."
     key:str     # Dotted key of the run's config; `+` before it adds a new one inside `params`
     values:Annotated[list, BeforeValidator(sweep_values)]   # At least one
-    format:str|Callable = 'identity'    # How a value is written in the label, see runs.naming
+    format:str|Callable|None = 'identity'   # How a value is written in the label, see runs.naming; None leaves it out of the label
 
     @model_validator(mode='after')
     def _some(self):
@@ -69,7 +69,7 @@ class Axis(Frozen):
         return self
 
     @field_serializer('format')
-    def _named(self, how): return how if isinstance(how, str) else getattr(how, '__name__', str(how))
+    def _named(self, how): return how if how is None or isinstance(how, str) else getattr(how, '__name__', str(how))
 
 def _lists(given:dict)->dict: return {k: sweep_values(v) if isinstance(v, list|tuple|range|set) or hasattr(v, 'tolist') or _is_rule(v) else plain_values(v) for k, v in given.items()}
 
@@ -176,7 +176,7 @@ def expand(
     if (many := sum(math.prod(map(len, columns)) for columns in sets))>MOST: raise ConfigError(f'{cfg.name}: {many} combinations, at most {MOST} are allowed')
     for rows in itertools.chain(*(itertools.product(*columns) for columns in sets)):
         row = {short: cell for part in rows for short, cell in part.items()}
-        label = combo_label(cfg.name, {short: value for short, (_, value, _) in row.items()}, {short: how for short, (_, _, how) in row.items()})
+        label = combo_label(cfg.name, {short: value for short, (_, value, how) in row.items() if how is not None}, {short: how for short, (_, _, how) in row.items()})
         words = (*fixed, *(f'{key}={_word(value)}' for key, value, _ in row.values()))
         try: config = override(base, words).replace(label=label); find_task(config.task)
         except ConfigError as e: raise ConfigError(f'sweep {cfg.name}, {label}: {e}') from None
