@@ -4,7 +4,7 @@ import hashlib, subprocess, sys
 import numpy as np, pytest
 
 pytest.importorskip('ale_py')
-from vislearn.control.arcade import *
+from vislearn.control.arcade import RamExpert, atari_names, atari_settings, make_atari
 from vislearn.control.experts import record_episode
 from vislearn.control.wrappers import FrameSkip, MissingExtra
 from vislearn.core import ConfigError, DataError

@@ -3,7 +3,7 @@ import re, subprocess, sys
 
 import gymnasium as gym, numpy as np, pytest
 
-from vislearn.control.envs import *
+from vislearn.control.envs import FAMILIES, env_names, make_env, resolve_name
 from vislearn.control.wrappers import EnvCard, success_rule
 from vislearn.core import ConfigError, DataError
 

@@ -4,7 +4,7 @@ import sys
 import numpy as np, pytest
 
 from vislearn.control.envs import load_name, make_env
-from vislearn.control.experts import *
+from vislearn.control.experts import expert_kinds, make_expert, record_episode
 from vislearn.control.wrappers import ExpertFailed, LineWorld
 from vislearn.core import ConfigError
 

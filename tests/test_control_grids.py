@@ -6,7 +6,7 @@ import numpy as np, pytest
 
 pytest.importorskip('minigrid')
 import gymnasium as gym
-from vislearn.control.grids import *
+from vislearn.control.grids import BotExpert, GridExpert, grid_names, gym_names, make_grid, make_gym
 from vislearn.control.wrappers import ExpertFailed, FrameSkip, MissingExtra, Tally
 from vislearn.core import ConfigError
 

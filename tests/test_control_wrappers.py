@@ -7,7 +7,8 @@ import numpy as np, pytest
 from gymnasium import spaces
 
 from vislearn.control import wrappers as W
-from vislearn.control.wrappers import *
+from vislearn.control.wrappers import (ControlEnv, EnvCard, FrameSkip, LineWorld, MissingExtra, Stacker, SuccessRule, Tally, check_action,
+    history_rows, merge_frames, need, observation_space, stack_frames, success_rule)
 from vislearn.core import ConfigError, DataError
 
 
