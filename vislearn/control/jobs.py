@@ -17,12 +17,13 @@ from .beside import played_epochs, score
 from .demos import open_stored
 from .embed import embed_trajs, embs_path
 from .encoders import Embedder, make_encoder, parse_name
+from .envs import resolve_name
 from .pickles import read_pickle, write_pickle
 from .recipes import bc_data, bc_eval, bc_model, bc_recipe, bc_source
 from .rollout import mean_interval
 from .trajs import Trajs, open_trajs
 from .windows import BcData
-from ..core import ConfigError, DataError, UserError, atomic_path
+from ..core import ConfigError, DataError, UserError, atomic_path, default_device
 from ..procs import WorkerPool
 from ..registry import find_recipe
 from ..runs.combos import SweepConfig
@@ -55,7 +56,7 @@ class EmbedJob:
         batch:int=16, # Frames per pass of the network
         chunk:int=1024, # Frames that are kept together; what a stopped job loses at most
         root:Path|str|None=None, # Cache folder; see `core.cache_root`
-        device:str|None=None, # Default: the CPU
+        device:str|None=None, # Default: CUDA if there is one
     ):
         full = lambda p: None if p is None else str(Path(p).resolve())
         self.env, self.embedding, self.data, self.weights, self.root = env, embedding, full(data), full(weights), full(root)
@@ -78,7 +79,7 @@ def parts(
     "Open what this job works with."
     where = find_demos(self.data, self.env); old = where.suffix=='.pickle'; trajs = read_pickle(where) if old else open_trajs(where)
     if trajs.frames is None: raise DataError(f'{where}: no pictures to embed, only {", ".join(trajs.arrays)}: record without --state_only')
-    encoder = make_encoder(self.embedding, trajs.frames.shape[1:3], self.weights, preprocess=self.preprocess, dtype=self.dtype, device=self.device)
+    encoder = make_encoder(self.embedding, trajs.frames.shape[1:3], self.weights, preprocess=self.preprocess, dtype=self.dtype, device=self.device or default_device())
     return trajs, encoder, where.with_name(f'{self.name}.pickle') if old else None
 
 @patch
@@ -137,11 +138,11 @@ def run_embeddings(
     def keep(job, result, note=''):
         where, error = result
         if error: failed[job.name] = error
-        else: found[job.name] = str(where); say(f'{job.name}: {where}{note}')
+        else: found[job.name] = str(where); say(f'{job.name}{note}: {where}')
     todo = []
     for job in jobs:
         where = job.done()
-        if where: keep(job, (where, None), ' (was there)')
+        if where: keep(job, (where, None), ' was there')
         else: todo.append(job)
     if parallel>1 and len(todo)>1:
         with WorkerPool(min(parallel, len(todo))) as pool:
@@ -195,11 +196,12 @@ def bc_grid(
 )->SweepConfig: # For `Sweep.create`
     "Put a grid of trainings together."
     if not (envs and embeddings and seeds): raise ConfigError('a grid needs at least one environment, one embedding and one seed')
-    names = list(dict.fromkeys('random5' if n=='random' else n for n in embeddings)); pictures = [n for n in names if n!='true_state']
+    names = list(dict.fromkeys('random5' if n=='random' else n for n in embeddings)); pictures = [n for n in names if n!='true_state']; envs = list(dict.fromkeys(envs))
     for n in pictures: check_embedding(n)
     cfg = find_recipe(base)() if isinstance(base, str) else base; values = cfg.model_dump(mode='json'); values['data']['root'] = str(data)
     values['data']['train']['params'], values['data']['common'], values['model']['params'] = (part(cfg).model_dump(mode='json') for part in (bc_data, bc_source, bc_model)) # with all keys
-    if values['data']['train']['name']=='trajs': open_stored(bc_recipe(','.join(envs), None, data, batches=BcData(obs='state'))) # all there, and of one kind?
+    if values['data']['train']['name']=='trajs':
+        for group in [list(envs)] if joint else [[e] for e in envs]: open_stored(bc_recipe(group, pictures[0] if pictures else None, data, batches=BcData(obs='state'))) # all there? together of one kind?
     if cfg.data.eval is None: values['data']['eval'] = dict(name='rollout', params=dict(episodes=episodes))
     if pictures: values['data']['common']['encoder'] = pictures[0]; values['data']['train']['params']['obs'] = 'pixels'
     axes = lambda short, key, list_, how='identity': {short: dict(key=key, values=list_, format=how)}
@@ -222,7 +224,7 @@ def grid_table(
         if run.config.task!='control.bc': raise ConfigError(f'{sweep.id}: a sweep of {run.config.task}, expected one of control.bc')
         played = played_epochs(run); how, seen = bc_eval(run.config), 'true_state' if bc_data(run.config).obs=='state' else bc_source(run.config).encoder
         best = max((e for e in played if e), key=lambda e: score(played[e]), default=max(played, default=None))
-        for env in how.env if how else bc_source(run.config).env:
+        for env in [resolve_name(e)[0] for e in (how.env if how else bc_source(run.config).env)]: # as evaluations name it
             row = cells.setdefault((env, seen), dict(runs=0, finished=0, last=[], best=[])); row['runs'] += 1; row['finished'] += run.status['state']=='finished'
             if epochs := [e for e in played if env in played[e]]: row['last'].append(played[max(epochs)][env]); row['best'].append(played[best if best in epochs else max(epochs)][env])
     rows = []
