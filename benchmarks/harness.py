@@ -4,7 +4,7 @@ A group is a function with `@group` that yields entries made by `entry`; `main(_
 """
 import argparse, json, os, platform, subprocess, sys, time
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
@@ -59,6 +59,12 @@ def run_output(*cmd):
     except OSError: return ''
 
 
+def installed(package):
+    "Is a package there?"
+    try: return bool(version(package))
+    except PackageNotFoundError: return False
+
+
 def machine():
     "What the numbers depend on besides the code."
     import psutil
@@ -67,8 +73,8 @@ def machine():
                 ram_gb=round(psutil.virtual_memory().total/1e9, 1), system=platform.platform(), load_before=[round(v, 2) for v in os.getloadavg()])
 
 
-def main(script, doc, threads=None, argv=None):
-    "Run the groups of a benchmark script; `threads(group)` says with how many threads of torch, None for the default."
+def main(script, doc, threads=None, argv=None, packages=()):
+    "Run the groups of a benchmark script; `threads(group)` says with how many threads of torch, None for the default; versions of further `packages` are noted."
     script = Path(script); ap = argparse.ArgumentParser(description=doc.splitlines()[0])
     ap.add_argument('--out', type=Path, help='JSON file to write; default: print')
     ap.add_argument('--quick', action='store_true', help='smaller sizes: a check that everything runs, not a result')
@@ -88,7 +94,7 @@ def main(script, doc, threads=None, argv=None):
         for e in results[name]['entries']:
             side = f"{e['fast']:>10} against {e['slow']:>10}  = {e['ratio']:.1f}x" if e['ratio'] else f"{e['fast']:>10}"
             print(f"{e['name']:32} {side} {e['unit']}" + ('' if e['met'] is None else f"   limit {e['limit']:g}: {'met' if e['met'] else 'MISSED'}"), file=sys.stderr)
-    packages = {p: version(p) for p in ('torch', 'numpy', 'scipy', 'pillow', 'fastai')}
+    packages = {p: version(p) for p in ('torch', 'numpy', 'scipy', 'pillow', 'fastai')} | {p: version(p) for p in packages if installed(p)}
     page = dict(version=1, command=f'python benchmarks/{script.name}' + (' --quick' if args.quick else '') + (f' --only {" ".join(args.only)}' if len(args.only) < len(GROUPS) else ''), hardware=hardware,
                versions=dict(python=platform.python_version(), vislearn=run_output(sys.executable, '-c', 'import vislearn; print(vislearn.__version__)'), **packages), seeds=[0], results=results)
     text = json.dumps(page, indent=1) + '\n'

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 import numpy as np, torch
 from .encoders import Embedder, embed_frames
+from .rows import chunk_rows
 from .trajs import Trajs
 from ..core import ConfigError, DataError, atomic_path, progress
 from ..store import Store, StoreError, StoreWriter, build_store, store_path
@@ -70,7 +71,7 @@ def _chunk_files(trajs, encoder, folder, batch, chunk, dtype)->Iterator[tuple[st
             for start in range(0, len(trajs.arrays[source]), chunk):
                 file = folder/f'{column}-{start:09d}.npy'; rows = min(chunk, len(trajs.arrays[source]) - start)
                 if not file.exists():
-                    frames = np.asarray(trajs.arrays[source][start:start + rows])
+                    _, frames = next(chunk_rows(trajs.arrays[source], rows, start)) # read, not mapped: pages of a map stay in memory
                     with atomic_path(file, sync=False) as tmp:
                         with open(tmp, 'wb') as fh: np.save(fh, embed_unique(encoder, frames, batch).astype(dtype))
                 bar.update(rows); yield column, file
