@@ -67,3 +67,14 @@ def test_another_encoder_is_another_store(tmp_path):
     trajs = toy_trajs(4); stores = {embed_trajs(trajs, make_encoder(n, size=(32, 32), seed=s), root=tmp_path).emb.store.path for n, s in (('random3', 0), ('random3', 1), ('random4', 0))}
     assert len(stores)==3
     with pytest.raises(DataError, match='no pictures'): embed_trajs(trajs.with_columns(frames=None), make_encoder('random3', size=(32, 32)), root=tmp_path)
+
+
+def test_goals_of_a_choice_of_episodes(tmp_path):
+    "One store for a set and for choices of its episodes, whichever is embedded first: each has its own goals."
+    root, encoder = tmp_path, make_encoder('random3', size=(32, 32)); whole = toy_trajs(6, goal=True)
+    whole = write_trajs('toy', {}, lambda: iter(whole), root=root); ids = [5, 0, 2]
+    for first, k in ((whole.select(ids), 1), (whole, 2)):
+        some, done = embed_trajs(first, encoder, root=root/str(k)), embed_trajs(whole, encoder, root=root/str(k))
+        assert some.emb.store.path==done.emb.store.path and done.goal_embs.shape[0]==6
+        again = embed_trajs(whole.select(ids).select([2, 1]), encoder, root=root/str(k))
+        assert np.array_equal(again.goal_embs[:], done.goal_embs[:][[2, 0]]) and np.allclose(done.goal_embs[:], embed_frames(encoder, np.asarray(whole.goals[:])), atol=1e-2)
