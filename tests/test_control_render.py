@@ -73,7 +73,7 @@ def test_missing_egl_library_is_said_in_one_line(cheetah, monkeypatch):
     "Simulated: the context cannot be made."
     mj = import_mujoco()
     def fail(*args): raise ImportError('Cannot initialize a EGL device display. This likely means that your EGL driver ...')
-    monkeypatch.setattr(mj, 'GLContext', fail)
+    monkeypatch.setattr(mj, 'GLContext', fail); monkeypatch.setitem(render._gl, 'late', False)
     with pytest.raises(RenderError, match='^cannot render with MUJOCO_GL=.* apt-get install libegl1 .*system_packages.sh') as e: FastRenderer(cheetah[0], 32)
     assert '\n' not in str(e.value) and isinstance(e.value, ConfigError) and cheetah[0].vis.global_.offwidth != 32
 

@@ -91,8 +91,8 @@ def _gather(plan, name, options, expert_options, workers, give_up, bar):
             while not plan.enough(): k = next(todo); _play_block(plan.seeds(k), plan.file(k)); done(k)
         finally: _here.pop('env').close()
         return
-    prepare, play = (resolve(f'vislearn.control.collect:{f}') for f in ('_prepare', '_play_block')) # as workers know them
-    with WorkerPool(workers, prepare, (name, options, expert_options)) as pool:
+    play = resolve('vislearn.control.collect:_play_block') # as workers know it
+    with WorkerPool(workers, 'vislearn.control.collect:_prepare', name, options, expert_options) as pool:
         running = {}
         try:
             while not plan.enough():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 import gymnasium as gym
 from ..core import ConfigError, nearest
-from .render import check_profile
+from .render import check_profile, setup_gl
 from .wrappers import ControlEnv, FrameSkip, MissingExtra, check_action
 
 # %% ../../nbs/control/12_envs.ipynb #d4c6bbc1
@@ -81,7 +81,7 @@ def make_env(
     max_steps:int|None=None, # Simulator steps of an episode; None: the family's own
 )->gym.Env: # Observations and card as `control.wrappers` says
     "Make an environment by its name."
-    name, family = resolve_name(name); check_profile(render)
+    name, family = resolve_name(name); check_profile(render); setup_gl() # before any simulator is imported
     if max_steps is not None and (not hasattr(max_steps, '__index__') or operator.index(max_steps)<1): raise ConfigError(f'max_steps must be a whole number from 1, or None, got {max_steps!r}')
     if not hasattr(skip, '__index__') or skip<1 or skip_mode not in ('last', 'max', 'avg'): FrameSkip(_NoEnv(), skip, skip_mode)
     if family=='gym' and name not in gym.registry: raise ConfigError(f'unknown environment {name!r}{_suggest(name)}: env_names() lists what can be made here, of the families {", ".join(FAMILIES)}')

@@ -20,7 +20,7 @@ from .policies import Policy
 from .wrappers import EnvCard, Stacker, SuccessRule, Tally
 from ..core import ConfigError, DataError, atomic_path, UserError, progress, sample_rng, seed_all
 from ..nets import Encoder
-from ..procs import spawning, watch_parent
+from ..procs import Later, spawning
 
 # %% ../../nbs/control/20_rollout.ipynb #22c0d7a7
 class Actor(Protocol):
@@ -100,14 +100,6 @@ class PolicyActor:
         return actions.cpu().numpy()
 
 # %% ../../nbs/control/20_rollout.ipynb #81b40305
-class _Maker:
-    "Makes one environment; in a worker it also watches the parent."
-    def __init__(self, name, options): self.name, self.options, self.home = name, options, os.getpid()
-    def __call__(self):
-        if os.getpid()!=self.home: watch_parent(self.home)
-        return make_env(self.name, **self.options)
-
-# %% ../../nbs/control/20_rollout.ipynb #df35aa21
 CHEAP = ('gym', 'minigrid', 'toy') # Families whose steps cost less than sending their frames to another process
 
 class EnvPool:
@@ -133,7 +125,7 @@ class EnvPool:
     def open(self, n:int|None=None)->VectorEnv: # The gymnasium vector environment
         "Start the environments, if they do not run."
         if self.venv is None:
-            makers = [_Maker(self.name, self.options) for _ in range(self.n)]
+            makers = [Later('vislearn.control.envs:make_env', self.name, **self.options)] * self.n
             with spawning():
                 self.venv = AsyncVectorEnv(makers, context='spawn', copy=False, autoreset_mode=AutoresetMode.DISABLED) if self.workers else SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         return self.venv
@@ -155,7 +147,9 @@ class EnvPool:
         if broken:
             for p in venv.processes: p.kill() # a worker may hang inside its simulator
         try: venv.close(terminate=broken)
-        except (OSError, EOFError): [p.kill() for p in venv.processes]
+        except (OSError, EOFError): # it wanted the answer of a dead worker
+            for p in venv.processes: p.kill(); p.join()
+        venv.closed = True
 
     def reset(self,
         seeds:Sequence[int], # One per copy
