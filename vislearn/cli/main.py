@@ -39,8 +39,8 @@ FAMILIES = {
     'terrain': ('vislearn.cli.terrain', 'from recordings and preferences to costmaps'),
     'video': ('vislearn.cli.futures', 'learn to predict films, sample futures, score them'),
     'objects': ('vislearn.cli.scenes', 'learn to find objects without labels, count and describe them'),
-    'control': ('vislearn.cli.control', 'learn policies by imitation on frozen or trained representations, play them in simulators'),
-    'demo': ('vislearn.cli.control', 'see everything work once: a drive, its terrain, a costmap, a report; or films and their futures; or sprites and scene models; or policies'),
+    'control': ('vislearn.cli.policies', 'learn policies by imitation on frozen or trained representations, play them in simulators'),
+    'demo': ('vislearn.cli.policies', 'see everything work once: a drive, its terrain, a costmap, a report; or films and their futures; or sprites and scene models; or policies'),
 }
 
 GROUPS = {'train': 'run resume stop requeue sweep rerun', 'results': 'ls show compare rm', 'configs and data': 'config bag synth cache', 'systems': 'terrain video objects control demo'}   # Pages of the first help

@@ -123,7 +123,7 @@ def check_embedding(
 
 # %% ../../nbs/control/25_jobs.ipynb #3dfc2662
 def _try(job):
-    "Run one job; a mistake becomes a line."
+    "Run one job: its result, and its mistake as a line."
     try: return job(), None
     except UserError as e: return None, str(e)
 
@@ -141,8 +141,8 @@ def run_embeddings(
         else: found[job.name] = str(where); say(f'{job.name}{note}: {where}')
     todo = []
     for job in jobs:
-        where = job.done()
-        if where: keep(job, (where, None), ' was there')
+        there = _try(job.done)
+        if any(there): keep(job, there, ' was there')
         else: todo.append(job)
     if parallel>1 and len(todo)>1:
         with WorkerPool(min(parallel, len(todo))) as pool:
@@ -190,7 +190,7 @@ def bc_grid(
     data:Path|str='demos', # Folder of demonstrations
     base:RunConfig|str='bc_pvr_lstm', # Everything else: a config, or the name of a recipe
     joint:bool=False, # One policy for all environments, as in the paper's navigation? Else one each
-    episodes:int=50, # Of each evaluation, where `base` does not say [PVR]
+    episodes:int=50, # Of each evaluation, where `base` does not say; 0 plays none [PVR]
     name:str='bc', # First word of all labels
     keep:Sequence[str]=(), # Keys of `base` that hold for the true state, too, see `STATE`
 )->SweepConfig: # For `Sweep.create`
@@ -202,7 +202,7 @@ def bc_grid(
     values['data']['train']['params'], values['data']['common'], values['model']['params'] = (part(cfg).model_dump(mode='json') for part in (bc_data, bc_source, bc_model)) # with all keys
     if values['data']['train']['name']=='trajs':
         for group in [list(envs)] if joint else [[e] for e in envs]: open_stored(bc_recipe(group, pictures[0] if pictures else None, data, batches=BcData(obs='state'))) # all there? together of one kind?
-    if cfg.data.eval is None: values['data']['eval'] = dict(name='rollout', params=dict(episodes=episodes))
+    if cfg.data.eval is None and episodes: values['data']['eval'] = dict(name='rollout', params=dict(episodes=episodes))
     if pictures: values['data']['common']['encoder'] = pictures[0]; values['data']['train']['params']['obs'] = 'pixels'
     axes = lambda short, key, list_, how='identity': {short: dict(key=key, values=list_, format=how)}
     where = axes('e', 'data.common.env', [list(envs)] if joint else [[e] for e in envs], lambda v: '+'.join(v).replace('/', '_')); luck = axes('s', 'seed', list(seeds))

@@ -10,6 +10,7 @@ __all__ = ['PICKLE_KEYS', 'check_done', 'read_pickle', 'write_pickle', 'read_pat
 import pickle, re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 import numpy as np
@@ -62,6 +63,12 @@ def _one(row, what, goal):
     kept = dict(emb=obs) if obs.ndim==2 else dict(frames=obs[..., :3] if split else obs, goal=np.ascontiguousarray(obs[0, ..., 3:]) if split else None)
     return Traj(action, **kept, state=row.get('true_state'), reward=row.get('reward'), name=what)
 
+@contextmanager
+def _of(path)->Iterator[None]:
+    "Let complaints begin with the file."
+    try: yield
+    except DataError as e: raise e if str(e).startswith(str(path)) else DataError(f'{path}: {e}') from None
+
 def read_pickle(
     path:Path|str, # A pickle of the original
     action_space:object|None=None, # As in `trajs.read_space`; None: the smallest usual space around the actions
@@ -77,11 +84,12 @@ def read_pickle(
             if not skip_failed: raise DataError(f'{path}: trajectory {i} has no {next(k for k, v in row.items() if v is None)} (None): the planner failed there; leave such ones out with skip_failed=True')
             failed.append(i); continue
         rows.append((row, what))
-    trajs = [_one(row, what, goal) for row, what in rows]
-    if goal is None and len({t.goal is None for t in trajs})>1: trajs = [_one(row, what, False) for row, what in rows]
+    with _of(path):
+        trajs = [_one(row, what, goal) for row, what in rows]
+        if goal is None and len({t.goal is None for t in trajs})>1: trajs = [_one(row, what, False) for row, what in rows]
     if not trajs: raise DataError(f'{path}: every trajectory in it failed')
     name = path.stem if trajs[0].emb is None else _EMBEDDED.split(path.stem)[0]
-    return make_trajs(trajs, card or data_card(name, trajs[0]), action_space, dict(source=path.name) | (dict(failed=failed) if failed else {}), lazy=True)
+    with _of(path): return make_trajs(trajs, card or data_card(name, trajs[0]), action_space, dict(source=path.name) | (dict(failed=failed) if failed else {}), lazy=True)
 
 # %% ../../nbs/control/15_pickles.ipynb #e288705f
 class _Late:

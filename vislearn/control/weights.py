@@ -124,4 +124,4 @@ def find_weights(
     if not must: return None
     if weights and not Path(weights).is_dir(): raise DataError(f'{name}: {weights}: no such weights file')
     unset = '' if weights or os.environ.get('PVR_MODEL_PATH') else ' (PVR_MODEL_PATH is not set)'
-    raise DataError(f"{name}: expected its weights as {' or '.join(files)} in {' or '.join(map(str, folders))}{unset}: put the file there, give weights=..., or allow_random=True")
+    raise DataError(f"{name}: expected its weights as {' or '.join(files)} in {' or '.join(map(str, folders))}{unset}: put the file there, give weights=... (--weights PATH), or allow_random=True")

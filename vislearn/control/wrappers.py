@@ -8,7 +8,7 @@ __all__ = ['EXTRAS', 'MissingExtra', 'need', 'package_versions', 'SuccessRule', 
            'FrameSkip', 'merge_frames', 'history_rows', 'stack_frames', 'Stacker']
 
 # %% ../../nbs/control/04_wrappers.ipynb #dfa8983e
-import importlib, importlib.metadata, operator, warnings
+import importlib, importlib.metadata, operator, os, warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import ModuleType
@@ -30,6 +30,7 @@ def need(
     for_what:str, # What needs it, for the message: an environment, an encoder
 )->ModuleType: # The package
     "Import an optional package, or say how to install it."
+    os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1') # what it says would stand in our output
     try: return importlib.import_module(package)
     except ImportError as e:
         top = package.split('.')[0]; extra = EXTRAS.get(top); why = '' if getattr(e, 'name', None)==top or str(e).startswith('import of') else f', which cannot be imported ({e})'

@@ -62,7 +62,7 @@ def load_plain(
     "Read a checkpoint without running any code from it."
     try: state = torch.load(path, weights_only=True, map_location='cpu')
     except FileNotFoundError: raise CheckpointError(f'{path}: no such checkpoint') from None
-    except Exception as e: raise CheckpointError(f'{path}: not a readable checkpoint ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else "empty"})') from None
+    except Exception as e: raise CheckpointError(f'{path}: not a readable checkpoint ({type(e).__name__}: {str(e).splitlines()[0].split(". ")[0] if str(e) else "empty"})') from None
     return state
 
 # %% ../../nbs/runs/09_ckpt.ipynb #063934b5
