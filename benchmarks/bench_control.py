@@ -76,27 +76,25 @@ def originals_pass(trajs, encoder):
     return run
 
 
-ENCODERS = (('squeezenet', 64), ('resnet18', 64), ('resnet50', 32)) # and pictures of one turn
+ENCODERS = (('squeezenet', 32), ('resnet18', 32), ('resnet50', 16)) # and pictures of one turn
 
 
 @group
 def embedding(quick):
     """Frames per second of CPU time of `embed_trajs`, from one store into another: reading, hashing, resizing, network, writing; one thread. Against the network alone on the same batches, already resized: the
     promise is 0.95. Against the original's loop on trajectories with a goal picture (a whole trajectory in one batch, the goal at every step, gradients kept): the promise is 2. Pictures of 128 pixels."""
-    from vislearn.control.encoders import embed_frames
     for name, n in (('random4', 16),) if quick else ENCODERS:
-        encoder, repeats = quiet_encoder(name, 128), 2 if quick else 5
+        encoder, repeats = quiet_encoder(name, 128), 2 if quick else 9
         with tempfile.TemporaryDirectory() as root:
-            trajs = pictures(2, n//2, 128, root=root); frames = trajs.frames[:]; side = encoder.inputs.out_size(128, 128)[0]; config = dict(encoder=name, pictures=n, size=128, network_input=side, threads=1, weights=encoder.card['source'])
-            cpu, wall = turns(repeats, backbone_alone(trajs, encoder), library_pass(trajs, encoder), lambda: embed_frames(encoder, frames, 16))
+            trajs = pictures(2, n//2, 128, root=root); side = encoder.inputs.out_size(128, 128)[0]; config = dict(encoder=name, pictures=n, size=128, network_input=side, threads=1, weights=encoder.card['source'])
+            cpu, wall = turns(repeats, backbone_alone(trajs, encoder), library_pass(trajs, encoder))
             yield entry(f'embedding pass, {name}, against the network alone', 'frames/s', rates(n, cpu[1]), rates(n, cpu[0]), config, better='higher', limit=.95, note='slow side: the network alone; a ratio of 1 means that nothing else costs anything')
             yield entry(f'embedding pass, {name}, wall time', 'frames/s', rates(n, wall[1]), rates(n, wall[0]), config, better='higher')
-            yield entry(f'embed_frames, {name}, against the network alone', 'frames/s', rates(n, cpu[2]), rates(n, cpu[0]), config, better='higher', note='frames in memory, vectors in memory')
             T = 4 if quick else 8 if name=='resnet50' else 16
             goals = pictures(2, T, 128, goal=True, root=root); config = dict(config, steps=2*T, pictures=dict(original=4*T, library=2*T+2))
             cpu, _ = turns(2 if quick else 3, originals_pass(goals, encoder), library_pass(goals, encoder))
             yield entry(f'embedding pass, {name}, with goals, against the original', 'steps/s', rates(2*T, cpu[1]), rates(2*T, cpu[0]), config, better='higher', limit=None if quick else 2.)
-            one = pictures(1, T, 128, root=root, seed=1); cpu, _ = turns(2 if quick else 3, originals_pass(one, encoder), library_pass(one, encoder))
+            one = pictures(1, T, 128, root=root, seed=1); cpu, _ = turns(2, originals_pass(one, encoder), library_pass(one, encoder))
             yield entry(f'embedding pass, {name}, without goals, against the original', 'steps/s', rates(T, cpu[1]), rates(T, cpu[0]), dict(config, steps=T, pictures=T), better='higher')
     if quick: return
     half = quiet_encoder('resnet50', 128, dtype='bfloat16'); full = quiet_encoder('resnet50', 128)
@@ -160,6 +158,7 @@ class BothSides:
     "One policy, trained by the library and by the original's loop, on the same batches in the same order."
     def __init__(self, name, steps=3, quick=False, T=None):
         import torch
+        from vislearn.callbacks import CB
         from vislearn.control.bc import bc_learner
         self.cfg, dim, discrete = cloning_config(name, quick); self.T = T or (10 if quick else 100)
         if quick: self.cfg = self.cfg.replace(data=self.cfg.data.replace(train=self.cfg.data.train.replace(params=dict(self.cfg.data.train.params, window=self.T))))
@@ -167,7 +166,10 @@ class BothSides:
         self.trajs = features(self.windows*steps, dim, discrete, T=self.T); torch.manual_seed(0); self.learn = bc_learner(self.cfg, self.trajs, device='cpu')
         from copy import deepcopy
         self.net = deepcopy(self.learn.model.policy).train(); self.opt = torch.optim.RMSprop([p for p in self.net.parameters() if p.requires_grad], lr=1e-4, alpha=.99, eps=1e-5, momentum=0.)
-        self.dl = self.learn.dls.train
+        self.dl, self.losses = self.learn.dls.train, []; keep = self.losses
+        class Losses(CB):
+            def after_batch(self): keep.append(float(self.loss.detach()))
+        self.learn.add_cb(Losses())
 
     def arrays(self):
         "What the original kept: observations stacked in advance, actions, and where an episode begins."
@@ -178,7 +180,7 @@ class BothSides:
 
     def fast(self, epochs=1):
         "Train through all batches with the library's learner; give the losses."
-        self.learn.fit(epochs); return [float(v) for v in self.learn.recorder.losses[-self.steps:]]
+        self.learn.fit(epochs); return self.losses[-self.steps:]
 
     def starts(self, step):
         "First rows of the windows of a batch."
@@ -198,9 +200,9 @@ def cloning(quick):
     the original's step: every row of a batch looked up by its number, and the memory run in a loop over steps. Same network, batches of the same size, RMSprop, gradients cut at 40. The promise is 3. The rows "same network calls"
     have the original's batches and the library's calls of the network; the rows "assembly" make batches and nothing else."""
     for name in ('lstm, continuous', 'mlp') if quick else POLICIES:
-        n = 2 if quick or name=='lstm' else 3; both = BothSides(name, n, quick); arrays = both.arrays(); repeats = 2 if quick or name=='lstm' else 3
+        n = 1 if name=='lstm' else 2; both = BothSides(name, n, quick); arrays = both.arrays(); repeats, warm = (2, 0) if name=='lstm' else (2 if quick else 4, 1)
         config = dict(recipe=POLICIES[name][0], rows=both.windows*both.T, windows=both.windows, features=int(both.trajs.emb.shape[1]), stack=both.cfg.data.train.params['stack'], parameters=sum(p.numel() for p in both.net.parameters()), threads=1)
-        cpu, wall = turns(repeats, lambda: both.slow(arrays), both.fast, lambda: both.slow(arrays, fused=True))
+        cpu, wall = turns(repeats, lambda: both.slow(arrays), both.fast, lambda: both.slow(arrays, fused=True), warm=warm)
         yield entry(f'cloning step, {name}', 'steps/s', rates(n, cpu[1]), rates(n, cpu[0]), config, better='higher', limit=3.)
         yield entry(f'cloning step, {name}, wall time', 'steps/s', rates(n, wall[1]), rates(n, wall[0]), config, better='higher')
         yield entry(f'cloning step, {name}, same network calls', 'steps/s', rates(n, cpu[1]), rates(n, cpu[2]), config, better='higher')
