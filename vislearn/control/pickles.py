@@ -64,7 +64,7 @@ def _one(row, what, goal):
     return Traj(action, **kept, state=row.get('true_state'), reward=row.get('reward'), name=what)
 
 @contextmanager
-def _of(path)->Iterator[None]:
+def _in_file(path)->Iterator[None]:
     "Let complaints begin with the file."
     try: yield
     except DataError as e: raise e if str(e).startswith(str(path)) else DataError(f'{path}: {e}') from None
@@ -84,12 +84,12 @@ def read_pickle(
             if not skip_failed: raise DataError(f'{path}: trajectory {i} has no {next(k for k, v in row.items() if v is None)} (None): the planner failed there; leave such ones out with skip_failed=True')
             failed.append(i); continue
         rows.append((row, what))
-    with _of(path):
+    with _in_file(path):
         trajs = [_one(row, what, goal) for row, what in rows]
         if goal is None and len({t.goal is None for t in trajs})>1: trajs = [_one(row, what, False) for row, what in rows]
     if not trajs: raise DataError(f'{path}: every trajectory in it failed')
     name = path.stem if trajs[0].emb is None else _EMBEDDED.split(path.stem)[0]
-    with _of(path): return make_trajs(trajs, card or data_card(name, trajs[0]), action_space, dict(source=path.name) | (dict(failed=failed) if failed else {}), lazy=True)
+    with _in_file(path): return make_trajs(trajs, card or data_card(name, trajs[0]), action_space, dict(source=path.name) | (dict(failed=failed) if failed else {}), lazy=True)
 
 # %% ../../nbs/control/15_pickles.ipynb #e288705f
 class _Late:
