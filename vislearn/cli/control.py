@@ -75,6 +75,13 @@ def collect_command(
     with _steady(args): facts = _collect(args, _names(args.env), _env_options(args))
     if args.json: print_json(facts)
 
+def _space_of(env):
+    "Actions of an environment, None if it is none of ours."
+    from vislearn.control.envs import make_env
+    try: made = make_env(env, pixels=False)
+    except UserError: return None
+    made.close(); return made.action_space
+
 def _collect(args, envs, options):
     facts = []
     from vislearn.control.collect import collect
@@ -84,7 +91,7 @@ def _collect(args, envs, options):
     if args.from_file and len(envs)!=1: raise ConfigError(f'--from_file: name one environment for it with --env, got {len(envs)}')
     for env in envs:
         if args.from_file:
-            found = read_trajs(args.from_file, root=args.cache); path = found.path
+            found = read_trajs(args.from_file, action_space=_space_of(env), root=args.cache); path = found.path
             if path is None: found = write_trajs(env, dict(imported=file_fingerprint(args.from_file)), lambda: iter(found), found.card, args.cache, found.info, found.action_space)
         else: found = collect(env, args.n_trajectories, dict(kind=args.expert) if args.expert else {}, args.seed, options | dict(pixels=not args.state_only), args.workers, args.cache)
         where = link_set(place_of(args.data_path, env), found.path)
@@ -191,13 +198,17 @@ def check_play(
     cfg:RunConfig, # Complete config
     pixels:bool|None=None, # Try to draw, too? Default: as the policy needs it
 )->None:
-    "Find out before training whether its environments can be made here."
+    "Find out before training whether its environments can be made here, and take what the demonstrations did."
+    from vislearn.control.demos import _one_env
     from vislearn.control.envs import make_env
-    from vislearn.control.recipes import bc_data, bc_eval
-    how = bc_eval(cfg)
-    for env in how.env if how else ():
-        try: make_env(env, pixels=bc_data(cfg).obs=='pixels' if pixels is None else pixels).close()
+    from vislearn.control.recipes import bc_data, bc_eval, bc_source
+    from vislearn.control.trajs import check_actions, read_space
+    src, how, root = bc_source(cfg), bc_eval(cfg), check_data_root(cfg)
+    for name in how.env if how else ():
+        try: env = make_env(name, pixels=bc_data(cfg).obs=='pixels' if pixels is None else pixels)
         except UserError as e: raise ConfigError(f'{e}; or train without playing: --num_episodes_test 0') from None
+        space = read_space(env.action_space); env.close()
+        if name in src.env and cfg.data.train.name=='trajs': check_actions(_one_env(root, '' if (root/'meta.json').exists() else name, src.encoder).action[:], space, f'demonstrations of {name}')
 
 def train_command(
     args:argparse.Namespace, # See `vislearn control train --help`
@@ -207,7 +218,7 @@ def train_command(
     from vislearn.control.bc import check_config, train_bc
     if args.dry_run: return print(dump_yaml(cfg), end='')
     with _steady(args), tempfile.TemporaryDirectory() if args.disable_save else contextlib.nullcontext() as nowhere:
-        check_config(cfg); check_data_root(cfg); check_play(cfg); run = train_bc(cfg, out=nowhere, device='cpu' if args.cpu else None, policy='record' if args.disable_save else args.dirty or 'refuse', notes=_notes(args))
+        check_config(cfg); check_play(cfg); run = train_bc(cfg, out=nowhere, device='cpu' if args.cpu else None, policy='record' if args.disable_save else args.dirty or 'refuse', notes=_notes(args))
         if not args.disable_save: print(run.dir)
 
 # %% ../../nbs/cli/10_control.ipynb #2d43d38a

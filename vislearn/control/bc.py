@@ -275,6 +275,12 @@ def rollout_callbacks(
     make = lambda model: bc_actor(cfg, model, seen)
     return [resolve('vislearn.control.beside:RolloutCB')(make, how.env, run, how.episodes, how.seed, epochs, options, how.copies, concurrent=how.concurrent, show=show)]
 
+def _own_size(cfg):
+    "Height and width of an environment's pictures, where demonstrations hold features only."
+    if not (envs := bc_eval(cfg).env if cfg.data.eval else bc_source(cfg).env): raise ConfigError('data.common.env: name the environment; the demonstrations do not say how large its pictures are')
+    env = resolve('vislearn.control.envs:make_env')(envs[0]); card = env.get_wrapper_attr('card'); env.close()
+    return card.size
+
 def bc_actor(
     cfg:RunConfig, # Complete config
     model:BcNet, # Trained network
@@ -282,7 +288,7 @@ def bc_actor(
 )->object: # `control.rollout.PolicyActor`
     "Let a network act on what environments show."
     data, frozen = bc_data(cfg), model.encoder is None
-    encoder = demo_encoder(bc_source(cfg), seen['card']['size'], device=next(model.parameters()).device) if frozen and data.obs=='pixels' else None
+    encoder = demo_encoder(bc_source(cfg), seen['card']['size'] or _own_size(cfg), device=next(model.parameters()).device) if frozen and data.obs=='pixels' else None
     return resolve('vislearn.control.rollout:PolicyActor')(model.policy if frozen else model, encoder, data.obs, data.stack, data.stack_mode if frozen else 'cat', data.proprio)
 
 # %% ../../nbs/control/23_bc.ipynb #ce08b73e
