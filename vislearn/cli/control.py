@@ -29,8 +29,9 @@ def _steady(args)->Iterator[None]:
     "Warn in short lines, and let everything use the cache of `--cache`, also processes and jobs that are started."
     old = os.environ.get('VISLEARN_CACHE')
     if getattr(args, 'cache', None): os.environ['VISLEARN_CACHE'] = str(args.cache.resolve())
+    warnings.filterwarnings('ignore', module='glfw') # also at exit: what is wrong has been said, in one line
     try:
-        with short_warnings(), warnings.catch_warnings(): warnings.filterwarnings('ignore', module='glfw'); yield # its message follows, in one line
+        with short_warnings(): yield
     finally:
         if old is not None: os.environ['VISLEARN_CACHE'] = old
         else: os.environ.pop('VISLEARN_CACHE', None)
@@ -199,16 +200,19 @@ def check_play(
     pixels:bool|None=None, # Try to draw, too? Default: as the policy needs it
 )->None:
     "Find out before training whether its environments can be made here, and take what the demonstrations did."
+    from vislearn.control.bc import rollout_options
     from vislearn.control.demos import _one_env
     from vislearn.control.envs import make_env
     from vislearn.control.recipes import bc_data, bc_eval, bc_source
     from vislearn.control.trajs import check_actions, read_space
     src, how, root = bc_source(cfg), bc_eval(cfg), check_data_root(cfg)
     for name in how.env if how else ():
-        try: env = make_env(name, pixels=bc_data(cfg).obs=='pixels' if pixels is None else pixels)
+        try: env = make_env(name, **how.options | dict(pixels=bc_data(cfg).obs=='pixels' if pixels is None else pixels))
+        except TypeError as e: raise ConfigError(f'data.eval.params.options: {how.options} does not fit make_env ({e})') from None
         except UserError as e: raise ConfigError(f'{e}; or train without playing: --num_episodes_test 0') from None
         space = read_space(env.action_space); env.close()
-        if name in src.env and cfg.data.train.name=='trajs': check_actions(_one_env(root, '' if (root/'meta.json').exists() else name, src.encoder).action[:], space, f'demonstrations of {name}')
+        if name not in src.env or cfg.data.train.name!='trajs': continue
+        trajs = _one_env(root, '' if (root/'meta.json').exists() else name, src.encoder); check_actions(trajs.action[:], space, f'demonstrations of {name}'); rollout_options(cfg, dict(card=trajs.card.as_dict()))
 
 def train_command(
     args:argparse.Namespace, # See `vislearn control train --help`
