@@ -217,40 +217,62 @@ def cpu_of(pids):
     return time.process_time() + sum(sum(psutil.Process(p).cpu_times()[:2]) for p in pids)
 
 
-def step_alone(name, options, steps, seed=0, go=None):
-    "Step one environment with random actions, an episode after another; gives CPU and clock seconds. `go` is waited for once the environment stands."
-    from vislearn.control.envs import make_env
-    env = make_env(name, **options); env.action_space.seed(seed); actions = [env.action_space.sample() for _ in range(steps)]; env.reset(seed=seed); env.step(actions[0])
-    if go is not None: go.send('ready'); go.recv()
+def step_alone(env, actions, seed=0):
+    "Step an environment with given actions, an episode after another, each reset by its own seed; gives CPU and clock seconds."
     cpu, wall, episode = time.process_time(), time.perf_counter(), seed; env.reset(seed=episode)
     for action in actions:
         _, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated: episode += 1; env.reset(seed=episode)
-    out = time.process_time()-cpu, time.perf_counter()-wall; env.close()
-    if go is not None: go.send(out)
-    return out
+    return time.process_time()-cpu, time.perf_counter()-wall
 
 
-def alone(name, options, steps, workers):
-    "Steps per second by CPU and by the clock of so many processes that only step; with `workers=0` of this process."
-    if not workers: cpu, wall = step_alone(name, options, steps); return steps/cpu, steps/wall
-    import multiprocessing
-    from bench_control import step_there # by this name its own process finds it
-    from vislearn.procs import spawning
-    ctx, pipes, procs = multiprocessing.get_context('spawn'), [], []
-    for k in range(workers):
-        mine, theirs = ctx.Pipe(); p = ctx.Process(target=step_there, args=(name, options, steps//workers, 1000*k, theirs), daemon=True)
-        with spawning(): p.start()
-        pipes.append(mine); procs.append(p)
-    for c in pipes: c.recv()
-    for c in pipes: c.send('go')
-    got = [c.recv() for c in pipes]; [p.join() for p in procs]
-    return steps//workers*workers/sum(g[0] for g in got), steps//workers*workers/max(g[1] for g in got)
+def random_actions(env, n, seed=0): env.action_space.seed(seed); return [env.action_space.sample() for _ in range(n)]
 
 
-def step_there(name, options, steps, seed, go):
-    "`step_alone` in a process of its own."
-    step_alone(name, options, steps, seed, go)
+def stand_by(name, options, pipe):
+    "A process that makes an environment, and steps it as often as it is told."
+    from vislearn.control.envs import make_env
+    env = make_env(name, **options); pipe.send('ready')
+    while (job := pipe.recv()) is not None: pipe.send(step_alone(env, random_actions(env, job[0], job[1]), job[1]))
+    env.close()
+
+
+class Alone:
+    "So many processes that step an environment and do nothing else; with `workers=0` this process."
+    def __init__(self, name, options, workers):
+        import multiprocessing
+        from bench_control import stand_by # by this name the other process finds it
+        from vislearn.control.envs import make_env
+        from vislearn.procs import spawning
+        ctx, self.pipes, self.procs, self.env = multiprocessing.get_context('spawn'), [], [], None if workers else make_env(name, **options)
+        for _ in range(workers):
+            mine, theirs = ctx.Pipe(); p = ctx.Process(target=stand_by, args=(name, options, theirs), daemon=True)
+            with spawning(): p.start()
+            self.pipes.append(mine); self.procs.append(p)
+        for c in self.pipes: c.recv()
+
+    def __call__(self, steps, seed=0):
+        "Steps per second by CPU and by the clock."
+        if self.env is not None: got = [step_alone(self.env, random_actions(self.env, steps, seed), seed)]
+        else:
+            for k, c in enumerate(self.pipes): c.send((steps//len(self.pipes), seed + 1000*k))
+            got = [c.recv() for c in self.pipes]
+        return steps//len(got)*len(got)/sum(g[0] for g in got), steps//len(got)*len(got)/max(g[1] for g in got)
+
+    def __enter__(self): return self
+    def __exit__(self, *error):
+        for c in self.pipes: c.send(None)
+        for p in self.procs: p.join(20)
+        if self.env is not None: self.env.close()
+
+
+def policy_alone(actor, obs, n, calls=20):
+    "CPU seconds per environment and step of the policy, on observations as the pool gives them."
+    import numpy as np
+    actor.start(n); actor.begin(np.arange(n), np.arange(n)); actor.act(obs)
+    cpu = time.process_time()
+    for _ in range(calls): actor.act(obs)
+    return (time.process_time()-cpu)/calls/n
 
 
 def actor_for(pool, encoder=None, core='mlp'):
@@ -264,29 +286,31 @@ def actor_for(pool, encoder=None, core='mlp'):
     return PolicyActor(Policy(PolicySpec(dim=dim, core=core, widths=[256, 256], **act)), encoder, 'pixels' if encoder else 'state')
 
 
-ROLLOUTS = ( # environment, encoder (None: true state, nothing is drawn), steps of an episode, episodes per worker or copy, promised?
-    ('MiniGrid-DoorKey-8x8-v0', 'random4', 100, 1, True), ('MetaWorld-drawer-open', 'random4', 50, 1, True), ('DMC-walker-walk', 'random4', 50, 2, True), ('ImageNav-one_room', 'random4', 100, 2, True),
-    ('Reach-discrete', 'random4', 32, 4, True), ('MetaWorld-drawer-open', 'squeezenet', 25, 1, False), ('ImageNav-one_room', 'squeezenet', 50, 1, False),
-    ('MetaWorld-drawer-open', None, 100, 2, False), ('MiniGrid-DoorKey-8x8-v0', None, 100, 1, False))
+ROLLOUTS = ( # environment, encoder (None: true state, nothing is drawn), steps of an episode, episodes per copy, promised? (None: not in workers, as it would be by default, but in this process)
+    ('MetaWorld-drawer-open', 'random4', 50, 1, True), ('DMC-walker-walk', 'random4', 50, 3, True), ('ImageNav-one_room', 'random4', 100, 3, True), ('MiniGrid-DoorKey-8x8-v0', 'random4', 100, 1, True), ('Reach-discrete', 'random4', 32, 4, True),
+    ('ImageNav-one_room', 'random4', 100, 1, None), ('MetaWorld-drawer-open', 'squeezenet', 25, 1, False), ('MetaWorld-drawer-open', None, 100, 3, False), ('MiniGrid-DoorKey-8x8-v0', None, 100, 1, False))
 
 
 @group
 def rollouts(quick):
     """Environment steps per second of `evaluate` with a policy (two layers of 256 units; a small random network of four convolutions or SqueezeNet sees for it) against the same number of processes that step the environment alone with
-    random actions, resets included on both sides. CPU time is that of all processes together. The promise is 0.7. Cheap environments run in this process on both sides, sixteen side by side on the fast one."""
+    random actions, resets included on both sides. CPU time is that of all processes together. The promise is 0.7. Cheap environments run in this process on both sides, sixteen side by side on the fast one. The rows "with the policy's
+    own time" add what the policy alone takes on the same observations to the slow side: what is missing to 1 is what playing itself costs."""
     from vislearn.control.rollout import EnvPool, evaluate
     for name, sees, T, each, promised in (('Reach-discrete', 'random4', 8, 1, True),) if quick else ROLLOUTS:
-        options = dict(max_steps=T, pixels=sees is not None); workers = EnvPool(name, options=options).workers; n = 2 if workers else 4 if quick else 16
-        with EnvPool(name, n, options=options) as pool:
-            encoder = quiet_encoder(sees, pool.card.size[0]) if sees else None; actor = actor_for(pool, encoder); evaluate(actor, pool, n, 10**6)
-            got = dict(cpu=[[], []], wall=[[], []])
+        options = dict(max_steps=T, pixels=sees is not None); workers = promised is not None and EnvPool(name, options=options).workers; n = 2 if workers else 4 if quick else 16; start = time.time()
+        with EnvPool(name, n, workers, options) as pool, Alone(name, options, n if workers else 0) as alone:
+            encoder = quiet_encoder(sees, pool.card.size[0]) if sees else None; actor = actor_for(pool, encoder); evaluate(actor, pool, n, 10**6); alone(T)
+            got, share, steps = dict(cpu=[[], []], wall=[[], []]), [], T*n*each
             for k in range(1 if quick else 5):
-                pids, cpu, wall = pool.pids, cpu_of(pool.pids), time.perf_counter(); out = evaluate(actor, pool, n*each, seed=1000*k); steps = sum(e.length for e in out.episodes)
-                got['cpu'][0].append(steps/(cpu_of(pids)-cpu)); got['wall'][0].append(steps/(time.perf_counter()-wall))
-                for kind, rate in zip(('cpu', 'wall'), alone(name, options, T*n*each, n if workers else 0)): got[kind][1].append(rate)
-        config = dict(environment=name, size=pool.card.size, sees=sees or 'true state', processes=n if workers else 1, copies=n, episode=T, steps=T*n*each); label = f'rollout, {name}, {sees or "true state"}'
+                pids, cpu, wall = pool.pids, cpu_of(pool.pids), time.perf_counter(); out = evaluate(actor, pool, n*each, seed=1000*k); played = sum(e.length for e in out.episodes)
+                got['cpu'][0].append(played/(cpu_of(pids)-cpu)); got['wall'][0].append(played/(time.perf_counter()-wall))
+                for kind, rate in zip(('cpu', 'wall'), alone(steps, 1000*k)): got[kind][1].append(rate)
+                share.append(policy_alone(actor, pool.reset(list(range(n))), n))
+        config = dict(environment=name, size=pool.card.size, sees=sees or 'true state', processes=n if workers else 1, copies=n, episode=T, steps=steps, policy_us=round(1e6*sorted(share)[len(share)//2], 1), seconds=round(time.time()-start, 1)); label = f'rollout, {name}, {sees or "true state"}' + ', in one process'*(promised is None)
         yield entry(f'{label}, CPU time', 'steps/s', got['cpu'][0], got['cpu'][1], config, better='higher', limit=.7 if promised else None)
-        yield entry(f'{label}, wall time', 'steps/s', got['wall'][0], got['wall'][1], config, better='higher')
+        yield entry(f"{label}, CPU time, with the policy's own time", 'steps/s', got['cpu'][0], [1/(1/r + s) for r, s in zip(got['cpu'][1], share)], config, better='higher')
+        yield entry(f'{label}, wall time', 'steps/s', got['wall'][0], got['wall'][1], config, better='higher', note='on a machine that others use, too')
 
 
 SCENES = ('DMC-cheetah-run', 'DMC-walker-walk', 'DMC-reacher-easy', 'Adroit-door', 'Adroit-pen', 'MetaWorld-drawer-open', 'MetaWorld-hammer')
@@ -330,7 +354,7 @@ def experts(quick):
         if not most: yield entry(f'expert, {name}, {kind}, episodes', 'episodes/s', len(out)/sum(took), None, config, better='higher')
 
 
-COLLECTED = (('Reach-discrete', 100, {}), ('MiniGrid-DoorKey-8x8-v0', 40, {}), ('BabyAI-GoToRedBall-v0', 60, {}), ('ImageNav-one_room', 20, {}), ('MetaWorld-drawer-open', 4, {}), ('MetaWorld-drawer-open', 20, dict(pixels=False)))
+COLLECTED = (('Reach-discrete', 100, {}), ('MiniGrid-DoorKey-8x8-v0', 40, {}), ('BabyAI-GoToRedBall-v0', 60, {}), ('ImageNav-one_room', 20, {}), ('MetaWorld-drawer-open', 4, {}), ('MetaWorld-drawer-open', 32, dict(pixels=False)))
 
 
 @group

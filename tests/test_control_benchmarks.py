@@ -52,8 +52,9 @@ def test_memory_of_the_pass_does_not_grow():
 
 
 def test_stepping_alone_and_a_policy_count_the_same_steps():
-    entries = list(bc.rollouts(True)); assert [e['limit'] for e in entries]==[.7, None] and all(e['fast']>0 and e['slow']>0 for e in entries) and entries[0]['ratio']>.02
-    cpu, wall = bc.alone('Reach-discrete', dict(max_steps=8), 50, 2); assert cpu>0 and wall>0
+    entries = list(bc.rollouts(True)); assert [e['limit'] for e in entries]==[.7, None, None] and all(e['fast']>0 and e['slow']>0 for e in entries) and entries[0]['ratio']>.02
+    with bc.Alone('Reach-discrete', dict(max_steps=8), 2) as alone: assert min(alone(50))>0 and len(alone.procs)==2
+    assert all(not p.is_alive() for p in alone.procs)
 
 
 @pytest.mark.parametrize('name', ['rendering', 'experts', 'collecting'])
