@@ -113,7 +113,7 @@ def collect(
     workers:int|None=None, # Processes; default: one per core, and for short work in quick environments 1, which plays in this process
     root:Path|str|None=None, # Cache folder; see `core.cache_root`
     give_up:float=.5, # Share of failed episodes that ends the collection (looked at from 20 episodes on)
-    block:int|None=None, # Episodes a worker plays at a time; default: 16, of slow experts 1
+    block:int|None=None, # Episodes a worker plays at a time; default: up to 16, an eighth of n, of slow experts 1
 )->Trajs: # Stored set of n episodes
     "Record demonstrations, or open them if they were recorded."
     if n<1: raise ConfigError(f'n must be at least 1 episode, got {n}')
@@ -121,7 +121,7 @@ def collect(
     card, space = probe.get_wrapper_attr('card'), probe.action_space; probe.close()
     params = dict(collect=1, n=n, seed=seed, expert=dict(expert, name=player.name)); info = dict(expert=player.name, seed=seed)
     found = store_path('trajs', dict(params, parts=card.as_dict()), root); folder = found.with_name(f'.{found.name}.parts')
-    plan = _Plan(folder, seed, n, block or (1 if card.family in ('dmc', 'adroit') else 16))
+    plan = _Plan(folder, seed, n, block or (1 if card.family in ('dmc', 'adroit') else min(16, -(-n//8))))
     def played()->Iterator[Traj]:
         folder.mkdir(parents=True, exist_ok=True); bar = progress(range(n), f'collecting {card.name}')
         try: _gather(plan, env, dict(options), dict(expert), workers or (1 if card.family in QUICK and n<=500 else len(os.sched_getaffinity(0))), give_up, bar)
