@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'WATCH', 'SCORE', 'COPIES', 'DemoSize', 'demo_config', 'demo_data', 'demo_features', 'play_scores',
-           'train_policy', 'train_demo', 'play_baselines', 'score_rows', 'curves_figure', 'bars_figure',
-           'strips_figure', 'demo_films', 'write_report', 'run_demo']
+           'train_policy', 'train_demo', 'play_baselines', 'score_rows', 'success_points', 'curves_figure',
+           'bars_figure', 'strips_figure', 'demo_films', 'write_report', 'run_demo']
 
 # %% ../../nbs/control/28_demo.ipynb #e68b2fac
 import json, os
@@ -34,7 +34,7 @@ from ..training import train_run, train_side_by_side
 from ..viz import PALETTE, Report, figure_png
 
 # %% ../../nbs/control/28_demo.ipynb #d3cb5584
-POLICIES = {'true state': None, 'pretrained': 'mobilenet@block6:grid4', 'random network': 'random4'}
+POLICIES = {'true state': None, 'pretrained': 'mobilenet@block4:grid4', 'random network': 'random4'}
 
 class DemoSize(Frozen):
     "How much is done."
@@ -42,10 +42,10 @@ class DemoSize(Frozen):
     size:int = 64 # Side of the frames [px]
     demos:int = 10 # Demonstrations
     epochs:int = 100 # Passes over them
-    looks:list[int] = [10, 30, 60] # Evaluations beside training; the last is at the end
-    watched:int = 10 # Episodes of each of these
-    episodes:int = 30 # Episodes of the scores at the end
-    max_steps:int = 150 # Of an episode; demonstrations take about 90
+    looks:list[int] = [10, 25, 50] # Evaluations beside training
+    watched:int = 8 # Episodes of each of these
+    episodes:int = 24 # Episodes of the scores at the end
+    max_steps:int = 120 # Of an episode; demonstrations take about 90
 
 WATCH, SCORE = 10**6, 2*10**6 # first seeds of the two kinds of episodes; those of demonstrations begin at 0
 
@@ -56,7 +56,7 @@ def demo_config(
 )->RunConfig: # Complete config
     "Say what one of the policies is."
     sees = POLICIES[who]; model = BcModel(core='mlp', widths=[256, 256, 256], act='relu', squash=False)
-    batches = BcData(mode='step', stack=3, stack_mode='diff', proprio=True) if sees else BcData(mode='step', obs='state')
+    batches = BcData(mode='step', proprio=True) if sees else BcData(mode='step', obs='state')
     cfg = bc_recipe(size.env, sees, model=model, batches=batches, common=dict(encoder_seed=seed), loss='mse', epochs=size.epochs, bs=128, seed=seed, description=f'demo, {who}')
     return cfg.replace(label=who, log=cfg.log.replace(tensorboard=False), checkpoint=Checkpoint(every_epochs=None, keep_last=1))
 
@@ -78,7 +78,7 @@ def demo_features(
     return embed_trajs(trajs, make_encoder(src.encoder, trajs.frames.shape[1:3], seed=src.encoder_seed), root=out/'cache') if src.encoder else trajs
 
 # %% ../../nbs/control/28_demo.ipynb #566f924a
-COPIES = 5 # simulators in a process; a batch for the encoder
+COPIES = 8 # simulators in a process; a batch for the encoder
 
 def play_scores(
     run:Run, # Trained policy
@@ -101,7 +101,7 @@ def train_policy(
     "Train a policy and play it."
     def watch(learn, run):
         seen = learn.bc_log_cb.seen; options = rollout_options(run.config, seen) | dict(max_steps=size.max_steps); learn.bc_log_cb.record = run
-        return [RolloutCB(lambda net: bc_actor(run.config, net, seen), [size.env], run, size.watched, WATCH, [*size.looks, cfg.train.epochs], options, min(COPIES, size.watched), False, concurrent=False)]
+        return [RolloutCB(lambda net: bc_actor(run.config, net, seen), [size.env], run, size.watched, WATCH, size.looks, options, min(COPIES, size.watched), False, concurrent=False)]
     run = train_run(cfg, lambda c: bc_learner(c, trajs, device='cpu'), watch, folder, policy='record')
     play_scores(run, size)
     return run
@@ -144,6 +144,13 @@ def score_rows(
     return [dict(who=who, success=mean_interval(t.successes), total=mean_interval(t.returns), length=float(np.mean([e.length for e in t.episodes]))) for who, t in tables.items()]
 
 # %% ../../nbs/control/28_demo.ipynb #7408df61
+def success_points(
+    run:Run, # Of the demo
+    size:DemoSize=DemoSize(), # How much was done
+)->dict[int, Rollouts]: # By epoch; the last one are the episodes that count
+    "Collect evaluations during and after training."
+    return {e: t[size.env] for e, t in sorted(played_epochs(run).items()) if e<size.epochs} | {size.epochs: play_scores(run, size)}
+
 def curves_figure(
     runs:Mapping[str, Run], # By name
     size:DemoSize=DemoSize(), # How much was done
@@ -151,7 +158,7 @@ def curves_figure(
     "Draw success, and the training loss, over epochs."
     fig = Figure(figsize=(6, 2.3), layout='constrained'); left, right = fig.subplots(1, 2, width_ratios=(1.4, 1))
     for colour, (who, run) in zip(PALETTE, runs.items()):
-        played = {e: t[size.env] for e, t in sorted(played_epochs(run).items())}; mean, low, high = np.array([mean_interval(t.successes) for t in played.values()]).T
+        played = success_points(run, size); mean, low, high = np.array([mean_interval(t.successes) for t in played.values()]).T
         left.plot(list(played), mean, 'o-', ms=3, lw=1.3, color=colour, label=who); left.fill_between(list(played), low, high, color=colour, alpha=.12, lw=0)
         m = run.metrics(); m = m[m.loss.notna()]; right.plot(m.epoch + 1, m.loss, lw=1.3, color=colour)
     left.set(xlabel='epoch', ylabel='success', ylim=(-.03, 1.05)); right.set(xlabel='epoch', ylabel='training loss', yscale='log'); left.legend(fontsize=7, frameon=False)
@@ -207,7 +214,7 @@ def write_report(
     r.heading('Success').figure(bars_figure(rows), f'Share of {n} episodes in which the drawer was opened, with 95 % bootstrap intervals; expert and random actions play the same episodes.')
     r.table([(row['who'], text(row['success']), text(row['total']), row['length']) for row in rows], ('', 'success', 'return', 'steps'))
     r.text('One training each: another seed moves these numbers by a tenth and more, so small differences mean nothing here. The report of the documentation has three seeds and more environments.')
-    r.heading('While training').figure(fig := curves_figure(runs, size), f'Left: success in {size.watched} other episodes, played while training paused, with 95 % bootstrap intervals. Right: error of the actions on the demonstrations. All policies copy the demonstrations ever better; success says what that is worth in places never seen.')
+    r.heading('While training').figure(fig := curves_figure(runs, size), f'Left: success in {size.watched} other episodes while training paused, and in the {n} episodes that count at its end, with 95 % bootstrap intervals. Right: error of the actions on the demonstrations. All policies copy the demonstrations ever better; success says what that is worth in places never seen.')
     path.with_name('curves.png').write_bytes(figure_png(fig))
     r.heading('The same start').figure(fig := strips_figure(demo_films(runs, tables)), 'What the expert does, and what the policies do, in the same episode. A policy that fails goes on until the time is over.')
     path.with_name('episode.png').write_bytes(figure_png(fig))
@@ -230,7 +237,7 @@ def run_demo(
     with timer('train three policies, and play them'): runs = train_demo(out, trajs, seed, workers, size)
     with timer('play the expert and random actions'): tables = {'expert': (ends := play_baselines(out, size))['expert']} | {who: play_scores(run, size) for who, run in runs.items()} | {'random actions': ends['random actions']}
     with timer('write the report'): write_report(out/'report.html', runs, tables, trajs, timer.seconds, size)
-    result = dict(env=size.env, seed=seed, size=size.model_dump(mode='json'), demos=len(trajs), steps=trajs.steps, scores=score_rows(tables), curves={who: {e: t[size.env].success for e, t in sorted(played_epochs(run).items())} for who, run in runs.items()},
+    result = dict(env=size.env, seed=seed, size=size.model_dump(mode='json'), demos=len(trajs), steps=trajs.steps, scores=score_rows(tables), curves={who: {e: t.success for e, t in success_points(run, size).items()} for who, run in runs.items()},
         seconds=timer.seconds, total_s=round(sum(timer.seconds.values()), 1), peak_mb=peak_mb(), runs={who: run.dir.name for who, run in runs.items()}, threads=os.environ.get('OMP_NUM_THREADS'))
     with atomic_path(out/'metrics.json') as tmp: tmp.write_text(json.dumps(result, indent=1, allow_nan=False))
     return json.loads((out/'metrics.json').read_text())

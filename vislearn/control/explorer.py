@@ -82,7 +82,7 @@ def show_actions(
     "Draw actions over time."
     for film, colour, style in zip(films, PALETTE, ('-', '--')):
         a = np.asarray(film.action, float)
-        if a.ndim==1: ax.step(range(len(a)), a + (.08 if style=='--' else 0), style, where='post', color=colour, lw=1.2, label=film.name)
+        if a.ndim==1: ax.step(range(len(a) + 1), np.append(a, a[-1:]) + (.08 if style=='--' else 0), style, where='post', color=colour, lw=1.2, label=film.name)
         else: [ax.plot(a[:, k], style, color=PALETTE[k], lw=1, label=(f'action {k}' if style=='-' else None)) for k in range(min(most, a.shape[1]))]
     if films and films[0].action.ndim==1:
         top = int(max(f.action.max(initial=0) for f in films)); ax.set_yticks(range(top + 1), [action_text(k, env) for k in range(top + 1)])
@@ -224,7 +224,7 @@ def show_scores(
 )->Axes: # The same axes
     "Draw success by environment, a bar for each run."
     found = self.scores(epoch)
-    if not found: ax.axis('off'); ax.text(.5, .5, 'no evaluations', ha='center', fontsize=7); return ax
+    if not found: ax.axis('off'); ax.text(.5, .5, 'no evaluation up to this epoch', ha='center', fontsize=7); return ax
     width = .8/len(self.names)
     for k, (name, colour) in enumerate(zip(self.names, PALETTE*9)):
         at = [i for i, s in enumerate(found.values()) if name in s]; m, low, high = np.array([list(found.values())[i][name] for i in at]).reshape(-1, 3).T
@@ -266,12 +266,13 @@ def figure(
     t:int=0, # Step; a film that has ended stands still
     epoch:int|None=None, # Of the weights; default: the last
 )->Figure: # The figure
-    "Draw expert and policy side by side at one step, what they do, and how often it works."
+    "Draw expert and policy side by side at one step, what they do, and, if that was counted, how often it works."
     env = env or self.envs(r)[0]; epoch = max(weights_of(self.runs[r])) if epoch is None else epoch; films = self.films(r, env, i, epoch); goal = films[-1].goal
-    fig = Figure(figsize=(6, 4.2), layout='constrained'); top, low = fig.subfigures(2, 1, height_ratios=(1.15, 1)); seen = [*([('goal', goal)] if goal is not None else []), *((_say(f, t), _at(f, t)) for f in films)]
+    judged = any(env in tables for played in self.played for tables in played.values()); fig = Figure(figsize=(6, 4.2 if judged else 2.3), layout='constrained'); top, low = fig.subfigures(2, 1, height_ratios=(1.15, 1)) if judged else (fig.subfigures(1, 1), None); seen = [*([('goal', goal)] if goal is not None else []), *((_say(f, t), _at(f, t)) for f in films)]
     left, right = top.subfigures(1, 2, width_ratios=(len(seen), 1.7))
     for ax, (title, picture) in zip(left.subplots(1, len(seen), squeeze=False)[0], seen): _show(ax, picture, title, '#d55e00' if title=='goal' else 'k')
-    show_actions(right.subplots(), films, t, env); a, b = low.subplots(1, 2); self.show_scores(a, epoch); self.show_curves(b, env, epoch)
+    show_actions(right.subplots(), films, t, env)
+    if judged: a, b = low.subplots(1, 2); self.show_scores(a, epoch); self.show_curves(b, env, epoch)
     fig.suptitle(f'{self.names[r]}, epoch {epoch}, {env}, seed {self.seed + i}', fontsize=8)
     return fig
 
