@@ -167,9 +167,9 @@ class BothSides:
         from copy import deepcopy
         self.net = deepcopy(self.learn.model.policy).train(); self.opt = torch.optim.RMSprop([p for p in self.net.parameters() if p.requires_grad], lr=1e-4, alpha=.99, eps=1e-5, momentum=0.)
         self.dl, self.losses = self.learn.dls.train, []; keep = self.losses
-        class Losses(CB):
+        class NoteLossCB(CB):
             def after_batch(self): keep.append(float(self.loss.detach()))
-        self.learn.add_cb(Losses())
+        self.learn.add_cb(NoteLossCB())
 
     def arrays(self):
         "What the original kept: observations stacked in advance, actions, and where an episode begins."

@@ -77,3 +77,9 @@ def test_stored_numbers_keep_the_promises(e):
 def test_stored_page_is_complete():
     page = json.loads(STORED.read_text()); assert set(page['results'])=={'embedding', 'memory', 'cloning', 'rollouts', 'rendering', 'experts', 'collecting', 'store'}
     assert not any(r['quick'] for r in page['results'].values()) and all(len(r['commit'])==40 and r['seconds']>0 for r in page['results'].values()) and page['hardware']['cpu'] and page['versions']['mujoco']
+
+
+def test_frames_of_a_store_can_be_embedded_directly(tmp_path):
+    from vislearn.control.encoders import embed_frames
+    encoder, trajs = bc.quiet_encoder('random3', 32), bc.pictures(2, 5, 32, root=tmp_path); assert not isinstance(trajs.frames, np.ndarray)
+    assert np.array_equal(embed_frames(encoder, trajs.frames), embed_frames(encoder, trajs.frames[:]))

@@ -275,12 +275,12 @@ def portion(self:Embedder)->int:
 
 def embed_frames(
     encoder:nn.Module, # `Embedder`, or any `vislearn.nets.Encoder`
-    frames:np.ndarray|Tensor, # uint8 `(N, H, W, 3m)` or `(N, 3m, H, W)`; a memory map is read in portions
+    frames:np.ndarray|Tensor, # uint8 `(N, H, W, 3m)` or `(N, 3m, H, W)`; a memory map, or the rows of a store, are read in portions
     batch:int|None=None, # Pictures at a time; default: `encoder.portion`
 )->np.ndarray: # float32 `(N, m*dim)`
     "Embed many frames."
     if not isinstance(encoder, Embedder): encoder = Embedder(encoder, encoder.dim, type(encoder).__name__, frames.shape[1:3])
-    gpu, part = encoder.device.type!='cpu', lambda a, b: torch.from_numpy(np.array(frames[a:b])) if isinstance(frames, np.ndarray) else frames[a:b]
+    gpu, part = encoder.device.type!='cpu', lambda a, b: frames[a:b] if isinstance(frames, Tensor) else torch.from_numpy(np.array(frames[a:b]))
     N, m = len(frames), split_frames(part(0, 0), encoder.size)[1]
     out, done, waiting = np.empty((N, encoder.out_dim(m)), np.float32), 0, []
     step = max(1, (batch or encoder.portion)//m)
