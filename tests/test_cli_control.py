@@ -93,7 +93,7 @@ def test_three_lines_with_rooms(tmp_path):
     "Real processes, a real simulator, a pretrained network: what stands in the place of the original's example."
     def go(line): got = subprocess.run(**shell(shlex.split(line), VISLEARN_CACHE=str(tmp_path/'cache')), cwd=tmp_path, capture_output=True, text=True, timeout=280); assert got.returncode == 0, got.stderr; return got.stdout
     go('control collect --env=ImageNav-one_room --n_trajectories 4 --workers 1'); go('control embed --env=ImageNav-one_room --embedding_name=mobilenet --cpu')
-    out = go(f'control train --env=ImageNav-one_room --embedding_name=mobilenet --cpu --dirty record --epochs 2 --num_episodes_test 2 data.eval.params.epochs=[2]'); run = Run(tmp_path/out.splitlines()[-1])
+    out = go(f'control train --env=ImageNav-one_room --embedding_name=mobilenet {TRAIN} --num_episodes_test 2 data.eval.params.epochs=[2]'); run = Run(tmp_path/out.splitlines()[-1])
     assert 'embedding: mobilenet (frozen)' in out and '   ___ 2 | ImageNav-one_room : return ' in out and run.status['state'] == 'finished'
     facts = json.loads(go(f'control eval --model {run.dir} --num_episodes_test 2 --num_envs 2 --film films --films 1 --cpu --json')); film = next((tmp_path/'films').glob('*.mp4'))
     assert facts[0]['episodes'] == 2 and len(frames(film)) > 1
@@ -146,6 +146,7 @@ def test_flags_of_the_original_reach_the_config(made):
     import yaml
     out = works('control train --env A,B --embedding_name moco_aug_l3 --epochs 7 --batch_size 4 --unroll_length 50 --learning_rate 3e-4 --alpha .9 --momentum .1 --epsilon 1e-6 --max_grad_norm 5 --seed 9 --cpus_per_task 2 --num_trajectories_train 30 --num_episodes_test 6 --num_input_frames 2 '
         '--frame_stack_mode diff --frame_skips 2 --xpid mine --save_path there --batch_norm --dry_run --data_path d'); cfg = yaml.safe_load(out); p = cfg['data']['train']['params']
+    assert yaml.safe_load(works('control train seed=4 --env A train.epochs=3 --dry_run loss.name=ce'))['train']['epochs'] == 3 # words between flags
     assert cfg['optim']['params'] == dict(alpha=.9, eps=1e-6, momentum=.1) and cfg['optim']['lr'] == 3e-4 and (cfg['train']['epochs'], cfg['train']['batch_size'], cfg['train']['clip_norm'], cfg['seed'], cfg['data']['num_workers'], cfg['label'], cfg['out'], cfg['data']['root']) == (7, 4, 5., 9, 2, 'mine', 'there', 'd')
     assert (p['window'], p['num_trajectories'], p['stack'], p['stack_mode'], p['skip']) == (50, 30, 2, 'diff', 2) and cfg['data']['eval']['params']['episodes'] == 6 and cfg['data']['common']['env'] == ['A', 'B']
     debug = yaml.safe_load(works('control train --env A --embedding_name true_state --preset cortexbench --debug --dry_run')); p = debug['data']['train']['params']; assert (p['obs'], p['num_trajectories'], p['proprio'], p['stack'], debug['data']['eval']['params']['episodes'], debug['data']['common']['encoder']) == ('state', 20, False, 1, 2, None)
@@ -294,9 +295,14 @@ def test_P10_killed_embed_goes_on(tmp_path, monkeypatch):
 def test_P10_a_simulator_killed_beside_training(tmp_path):
     "Training goes on, its worker is started again, the restart is counted, and nobody is left."
     where = f'--env ImageNav-one_room --cache {tmp_path/"cache"} --data_path {tmp_path/"demos"}'; works(f'control collect {where} --state_only --n_trajectories 6 --workers 1')
-    line = f'control train {where} --embedding_name true_state --cpu --dirty record --epochs 200 --num_episodes_test 24 --save_path {tmp_path/"runs"} data.eval.params.epochs=[0,200] data.eval.params.copies=2'
-    job = subprocess.Popen(**shell(shlex.split(line)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True); workers = lambda: [p for p in psutil.Process(job.pid).children(recursive=True) if 'spawn_main' in ' '.join(p.cmdline())]
-    wait_for(lambda: len(workers()) >= 2, job); busy = workers()[0]; wait_for(lambda: busy.cpu_times().user > 2, job); pids = [p.pid for p in workers()]; os.kill(busy.pid, signal.SIGKILL)
+    line = f'control train {where} --embedding_name true_state --cpu --dirty record --epochs 20 model.params.widths=[16] --num_episodes_test 80 --save_path {tmp_path/"runs"} data.eval.params.epochs=[0,20] data.eval.params.copies=2'
+    job = subprocess.Popen(**shell(shlex.split(line)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def playing(): # workers wait for every action, so that they often give the processor away; not so while they start
+        found = []
+        for p in psutil.Process(job.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error): found += [p]*('spawn_main' in ' '.join(p.cmdline()) and p.num_ctx_switches().voluntary > 600)
+        return found
+    wait_for(lambda: len(playing()) >= 2, job); pids = [p.pid for p in playing()]; os.kill(pids[0], signal.SIGKILL)
     said = job.communicate(timeout=250)[0]; assert job.returncode == 0, said
-    run = Run(tmp_path/'runs'/'control.bc'/said.splitlines()[-1].split('/')[-1]); played = played_epochs(run); first = played[0]['ImageNav-one_room']; assert run.status['state'] == 'finished' and sorted(played) == [0, 200] and first.restarts == 1 and len(first) == 24 and [e.seed for e in first.episodes] == list(range(10**6, 10**6 + 24))
+    run = Run(tmp_path/'runs'/'control.bc'/said.splitlines()[-1].split('/')[-1]); played = played_epochs(run); first = played[0]['ImageNav-one_room']; assert run.status['state'] == 'finished' and sorted(played) == [0, 20] and (first.restarts, played[20]['ImageNav-one_room'].restarts) == (1, 0) and [e.seed for e in first.episodes] == list(range(10**6, 10**6 + 80))
     assert gone(pids, 5) and 'not evaluated' not in said
