@@ -1,5 +1,5 @@
 "The benchmark of the control wing: both sides give the same numbers, small groups run, and the stored results keep what was promised"
-import json, subprocess, sys, tempfile
+import json, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -50,6 +50,7 @@ def test_assembly_is_quicker_and_gives_the_same_rows():
     cpu, _ = bc.turns(9, lambda: assemble(arrays, both.starts(1), both.T), lambda: both.dl.batch(0, 1)); assert min(cpu[0])>1.3*min(cpu[1])
 
 
+@pytest.mark.slow
 def test_memory_of_the_pass_does_not_grow():
     e = {e['name']: e for e in bc.memory(True)}['memory of the embedding pass, four times as many']
     assert e['fast']<1.3 and e['config']['mb'][0]>1, e
