@@ -1,6 +1,6 @@
 """Speed and memory of the control wing: embedding, cloning, rollouts, rendering, experts, store; both sides of every comparison measured in one run
 
-    taskset -c 0,1 python benchmarks/bench_control.py --out benchmarks/control.json      # everything, about ten minutes
+    taskset -c 0,1 python benchmarks/bench_control.py --out benchmarks/control.json      # everything, about ten minutes on a quiet machine
     python benchmarks/bench_control.py --quick --only cloning memory                     # smaller sizes, two groups
 
 The slow side of embedding and cloning is tests/pvr_reference.py: the original's order of work, with the weights and the batches of the fast side; tests/test_control_benchmarks.py proves that both give the
@@ -376,7 +376,7 @@ def collecting(quick):
 
 @group
 def store(quick):
-    "40,000 stored embeddings of 2,048 numbers in float16: time to open the store and to read 100 random batches of 256 rows and 200 windows of 100 rows, against the original's pickle of the same numbers, which is read and joined as a whole; then batches are read from memory."
+    "40,000 stored embeddings of 2,048 numbers in float16: CPU time to open the store and to read 100 random batches of 256 rows and 200 windows of 100 rows, against the original's pickle of the same numbers, which is read and joined as a whole; then batches are read from memory."
     import pickle
     import numpy as np
     from vislearn.control.trajs import Traj, open_trajs, write_trajs
@@ -388,13 +388,13 @@ def store(quick):
         batches, windows = [rng.integers(0, rows, 256) for _ in range(10 if quick else 100)], rng.integers(0, rows//T, 200)*T
         def old(): data = pickle.loads(file.read_bytes()); return np.concatenate(data['obs']), np.concatenate(data['action'])
         held = old()[0]; repeats = 2 if quick else 5; config = dict(rows=rows, numbers=dim, dtype='float16', mb=round(held.nbytes/1e6))
-        _, wall = turns(repeats, old, lambda: open_trajs(path))
-        yield entry('open', 'ms', [1e3*s for s in wall[1]], [1e3*s for s in wall[0]], config)
-        _, wall = turns(repeats, lambda: [held[b] for b in batches], lambda: [trajs.rows('emb', b) for b in batches])
-        yield entry(f'{len(batches)} random batches of 256 rows', 'ms', [1e3*s for s in wall[1]], [1e3*s for s in wall[0]], config, note='slow side: rows of the array in memory; the file is in the cache of the system')
+        ms = lambda fns: [[1e3*s for s in side] for side in turns(repeats, *fns)[0]]
+        slow, fast = ms([old, lambda: open_trajs(path)]); yield entry('open', 'ms', fast, slow, config)
+        slow, fast = ms([lambda: [held[b] for b in batches], lambda: [trajs.rows('emb', b) for b in batches]])
+        yield entry(f'{len(batches)} random batches of 256 rows', 'ms', fast, slow, config, note='slow side: rows of the array in memory; the file is in the cache of the system')
         from vislearn.control.rows import span_rows
-        _, wall = turns(repeats, lambda: [held[a:a+T].copy() for a in windows], lambda: [np.array(span_rows(trajs.emb, a, a+T)) for a in windows])
-        yield entry('200 windows of 100 rows', 'ms', [1e3*s for s in wall[1]], [1e3*s for s in wall[0]], config, note='copied on both sides')
+        slow, fast = ms([lambda: [held[a:a+T].copy() for a in windows], lambda: [np.array(span_rows(trajs.emb, a, a+T)) for a in windows]])
+        yield entry('200 windows of 100 rows', 'ms', fast, slow, config, note='copied on both sides')
 
 
 PACKAGES = ('gymnasium', 'mujoco', 'dm_control', 'gymnasium-robotics', 'metaworld', 'minigrid', 'miniworld', 'ale-py')
