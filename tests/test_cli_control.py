@@ -93,7 +93,7 @@ def test_three_lines_with_rooms(tmp_path):
     "Real processes, a real simulator, a pretrained network: what stands in the place of the original's example."
     def go(line): got = subprocess.run(**shell(shlex.split(line), VISLEARN_CACHE=str(tmp_path/'cache')), cwd=tmp_path, capture_output=True, text=True, timeout=280); assert got.returncode == 0, got.stderr; return got.stdout
     go('control collect --env=ImageNav-one_room --n_trajectories 4 --workers 1'); go('control embed --env=ImageNav-one_room --embedding_name=mobilenet --cpu')
-    out = go(f'control train --env=ImageNav-one_room --embedding_name=mobilenet {TRAIN} --num_episodes_test 2 data.eval.params.epochs=[2]'); run = Run(tmp_path/out.splitlines()[-1])
+    out = go(f'control train --env=ImageNav-one_room --embedding_name=mobilenet {TRAIN} --num_episodes_test 2 data.eval.params.epochs=[2] data.eval.params.copies=2'); run = Run(tmp_path/out.splitlines()[-1])
     assert 'embedding: mobilenet (frozen)' in out and '   ___ 2 | ImageNav-one_room : return ' in out and run.status['state'] == 'finished'
     facts = json.loads(go(f'control eval --model {run.dir} --num_episodes_test 2 --num_envs 2 --film films --films 1 --cpu --json')); film = next((tmp_path/'films').glob('*.mp4'))
     assert facts[0]['episodes'] == 2 and len(frames(film)) > 1
@@ -277,7 +277,7 @@ def test_P10_killed_collect_goes_on(tmp_path, monkeypatch):
     line = f'control collect --env MiniGrid-FourRooms-v0 --n_trajectories 150 --workers 1 --cache {tmp_path/"cache"} --data_path {tmp_path/"demos"}'; job = subprocess.Popen(**shell(shlex.split(line)), stdout=subprocess.DEVNULL)
     wait_for(lambda: len(blocks(tmp_path/'cache')) >= 2, job); kill(job); kept = blocks(tmp_path/'cache'); assert kept and not (tmp_path/'demos').exists()
     real, played = collect_module.play_expert, []; monkeypatch.setattr(collect_module, 'play_expert', lambda env, expert, seed: played.append(seed) or real(env, expert, seed)); works(line)
-    done = {s for f in kept for k in [int(f.split('-')[2].split('.')[0])] for s in range(16*k, 16*k + 16)}; assert played and not done & set(played) and not blocks(tmp_path/'cache') # what was played is not played again
+    done = {s for f in kept for size, k in [map(int, f.removesuffix('.npz').split('-')[1:])] for s in range(size*k, size*k + size)}; assert played and not done & set(played) and not blocks(tmp_path/'cache') # what was played is not played again
     again = open_trajs(tmp_path/'demos'/'MiniGrid-FourRooms-v0'); works(line.replace('/cache', '/other').replace('/demos', '/whole')); whole = open_trajs(tmp_path/'whole'/'MiniGrid-FourRooms-v0')
     assert len(again) == 150 and all(np.array_equal(again.arrays[k][:], whole.arrays[k][:]) for k in whole.arrays)
 

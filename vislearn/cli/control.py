@@ -208,7 +208,7 @@ def check_play(
     cfg:RunConfig, # Complete config
     pixels:bool|None=None, # Try to draw, too? Default: as the policy needs it
 )->None:
-    "Find out before training whether its environments can be made here, and take what the demonstrations did."
+    "Find out before training whether its environments can be played here, as in the demonstrations."
     from vislearn.control.bc import rollout_options
     from vislearn.control.demos import _one_env
     from vislearn.control.envs import make_env
