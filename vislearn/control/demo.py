@@ -40,7 +40,7 @@ class DemoSize(Frozen):
     env:str = 'MetaWorld-drawer-open' # Environment
     size:int = 64 # Side of the frames [px]
     proprio:bool = True # Beside features of frames: what the robot feels of itself
-    demos:int = 10 # Demonstrations
+    demos:int = 5 # Demonstrations
     epochs:int = 100 # Passes over them
     looks:list[int] = [10, 25, 50] # Evaluations beside training
     watched:int = 6 # Episodes of each of these

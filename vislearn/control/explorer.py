@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from .bc import bc_actor, load_bc, rollout_options
 from .beside import played_epochs
-from .envs import make_env
+from .envs import make_env, resolve_name
 from .experts import expert_kinds, make_expert, record_episode
 from .figures import action_text
 from .importers import read_trajs
@@ -87,7 +87,7 @@ def show_actions(
     if films and films[0].action.ndim==1:
         top = int(max(f.action.max(initial=0) for f in films)); ax.set_yticks(range(top + 1), [action_text(k, env) for k in range(top + 1)])
     else: ax.set_ylabel('action' + (', dashed: policy' if len(films)>1 else ''), fontsize=7)
-    ax.axvline(t, color='#5b6676', lw=1, ls=':'); ax.set_xlabel('step', fontsize=7); ax.tick_params(labelsize=6); ax.legend(fontsize=6, frameon=False, ncols=4, loc='lower right', bbox_to_anchor=(1, 1), borderpad=0)
+    ax.axvline(min(t, max(len(f.action) for f in films) - 1), color='#5b6676', lw=1, ls=':'); ax.xaxis.get_major_locator().set_params(integer=True); ax.set_xlabel('step', fontsize=7); ax.tick_params(labelsize=6); ax.legend(fontsize=6, frameon=False, ncols=4, loc='lower right', bbox_to_anchor=(1, 1), borderpad=0)
     for side in ('top', 'right'): ax.spines[side].set_visible(False)
     return ax
 
@@ -154,7 +154,13 @@ class RunsView:
     )->list[str]: # Names, as for `make_env`
         "List where a run can be tried."
         how = bc_eval(self.runs[r].config); names = how.env if how else bc_source(self.runs[r].config).env
-        return names or sorted({e for tables in self.played[r].values() for e in tables})
+        return list(dict.fromkeys(self.called(n) for n in names)) or sorted({e for tables in self.played[r].values() for e in tables})
+    def called(self,
+        name:str, # Environment, as for `make_env`
+    )->str: # Its name in tables, which have its version
+        "Find the name under which episodes were counted."
+        known = {e for played in self.played for tables in played.values() for e in tables}; name = resolve_name(name)[0]
+        return name if name in known else next((e for e in sorted(known) if e.startswith(f'{name}-v')), name)
     def close(self):
         "Free simulators."
         for env in self.worlds.values(): env.close()
@@ -182,7 +188,7 @@ def films(
     epoch:int|None=None, # Of the weights, one of `weights_of`; default: the last
 )->list[Film]: # Expert, if there is one, and policy
     "Play an episode with the expert and with the policy."
-    run, there = self.runs[r], weights_of(self.runs[r]); env = env or self.envs(r)[0]; epoch = max(there) if epoch is None else epoch
+    run, there = self.runs[r], weights_of(self.runs[r]); env = self.called(env) if env else self.envs(r)[0]; epoch = max(there) if epoch is None else epoch
     if epoch not in there: raise ConfigError(f'{run.id}: no weights of epoch {epoch}, there are those of {", ".join(map(str, there))}')
     return [f for f in (self._film(r, env, i, None), self._film(r, env, i, epoch)) if f]
 
@@ -266,8 +272,8 @@ def figure(
     t:int=0, # Step; a film that has ended stands still
     epoch:int|None=None, # Of the weights; default: the last
 )->Figure: # The figure
-    "Draw expert and policy side by side at one step, what they do, and, if that was counted, how often it works."
-    env = env or self.envs(r)[0]; epoch = max(weights_of(self.runs[r])) if epoch is None else epoch; films = self.films(r, env, i, epoch); goal = films[-1].goal
+    "Draw expert and policy side by side at one step, what they do, and how often it works."
+    env = self.called(env) if env else self.envs(r)[0]; epoch = max(weights_of(self.runs[r])) if epoch is None else epoch; films = self.films(r, env, i, epoch); goal = films[-1].goal
     judged = any(env in tables for played in self.played for tables in played.values()); fig = Figure(figsize=(6, 4.2 if judged else 2.3), layout='constrained'); top, low = fig.subfigures(2, 1, height_ratios=(1.15, 1)) if judged else (fig.subfigures(1, 1), None); seen = [*([('goal', goal)] if goal is not None else []), *((_say(f, t), _at(f, t)) for f in films)]
     left, right = top.subfigures(1, 2, width_ratios=(len(seen), 1.7))
     for ax, (title, picture) in zip(left.subplots(1, len(seen), squeeze=False)[0], seen): _show(ax, picture, title, '#d55e00' if title=='goal' else 'k')
