@@ -36,7 +36,7 @@ def test_every_policy_is_judged_by_the_same_episodes(done):
     assert all([e.seed for e in t.episodes]==list(range(demo.SCORE, demo.SCORE + 4)) for t in [*tables, *demo.play_baselines(out, TOY).values()])
     env = make_env('Reach-continuous', pixels=False, max_steps=12); again = evaluate(RandomActor(env.action_space), 'Reach-continuous', 4, demo.SCORE, options=dict(pixels=False, max_steps=12))
     assert again.episodes==demo.play_baselines(out, TOY)['random actions'].episodes
-    seeds = {e.seed for name in res['runs'].values() for t in played_epochs(Run(out/'runs'/name)).values() for e in t['Reach-continuous'].episodes}; assert seeds==set(range(demo.WATCH, demo.WATCH + 3))
+    seeds = {e.seed for name in res['runs'].values() for t in played_epochs(Run(out/'runs'/name)).values() for e in t['Reach-continuous'].episodes}; assert seeds==set(range(demo.SCORE, demo.SCORE + 3))
 
 
 def test_a_second_call_reads_what_is_there(done, monkeypatch):
@@ -60,7 +60,7 @@ def test_killed_between_training_and_playing(done):
 def test_the_film_shows_an_episode_where_outcomes_differ(monkeypatch):
     shown = []
     class View:
-        def __init__(self, runs, seed): assert seed==demo.SCORE
+        def __init__(self, runs, seed, options): assert seed==demo.SCORE and options==dict(max_steps=120)
         def films(self, r, i): shown.append(i); return ['expert', f'{r}-{i}']
         def close(self): pass
     monkeypatch.setattr(demo, 'RunsView', View); card = make_env('Reach-discrete').get_wrapper_attr('card')

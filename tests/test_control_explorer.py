@@ -91,6 +91,7 @@ def test_names_are_those_of_the_tables(runs):
 
 def test_one_name_twice_and_few_films(runs):
     view = RunsView([runs[0], runs[0]], keep=3); assert len(set(view.names))==1 and view.names[0].endswith(runs[0].id[-6:])
+    short = RunsView(runs[0], options=dict(max_steps=2)); assert all(len(short.films(0, i=i)[1].action)<=2 for i in range(3))
     for i in range(5): view.films(0, i=i)
     assert len(view.known)==3; view.close(); assert not view.worlds and view.films(0, i=9)
 

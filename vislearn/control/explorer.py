@@ -8,7 +8,7 @@ __all__ = ['Film', 'demo_film', 'play_film', 'show_actions', 'DemosView', 'weigh
 
 # %% ../../nbs/control/27_explorer.ipynb #dd471ab9
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 import gymnasium as gym, numpy as np
@@ -142,8 +142,9 @@ class RunsView:
         runs:Run|Sequence[Run], # Of the task `control.bc`
         seed:int=0, # Of the first episode to look at; the others count up
         keep:int=24, # Films in memory
+        options:Mapping[str, object]={}, # Further arguments of `make_env`, for example `max_steps`
     ):
-        self.runs, self.seed, self.keep, self.known, self.worlds, self.loaded = [runs] if isinstance(runs, Run) else list(runs), seed, keep, OrderedDict(), {}, {}
+        self.options, self.runs, self.seed, self.keep, self.known, self.worlds, self.loaded = dict(options), [runs] if isinstance(runs, Run) else list(runs), seed, keep, OrderedDict(), {}, {}
         if not self.runs: raise DataError('runs is empty: there is nothing to look at')
         if wrong := [r for r in self.runs if r.config.task!='control.bc']: raise ConfigError(f'{wrong[0].id} is a run of {wrong[0].config.task}, expected one of control.bc')
         if none := [r for r in self.runs if not weights_of(r)]: raise DataError(f'{none[0].id}: no weights yet, it is {none[0].status["state"]}: look again after its first epoch')
@@ -175,7 +176,7 @@ def world(
 )->gym.Env: # The simulator, kept open
     "Open an environment as the demonstrations of a run saw it, with pixels."
     if r not in self.loaded: self.loaded[r] = load_bc(self.runs[r], device='cpu')
-    options = rollout_options(self.runs[r].config, self.loaded[r][1]) | dict(pixels=True); key = (env, str(sorted(options.items())))
+    options = rollout_options(self.runs[r].config, self.loaded[r][1]) | self.options | dict(pixels=True); key = (env, str(sorted(options.items())))
     if key not in self.worlds: self.worlds[key] = make_env(env, **options)
     return self.worlds[key]
 
