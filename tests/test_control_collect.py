@@ -1,5 +1,5 @@
 "Recording with an expert: complete, the same with any number of workers, and not lost when it is killed."
-import os, signal, subprocess, sys, time
+import subprocess, sys, time
 import numpy as np, psutil, pytest
 from vislearn.control import collect as module
 from vislearn.control.collect import collect, play_expert

@@ -3,7 +3,7 @@ import json, warnings
 import numpy as np, pytest, torch
 from torch import nn
 from vislearn.control.backbones import ResNet, random_dim
-from vislearn.control.encoders import Concat, Embedder, embed_frames, embed_speed, encoder_names, entries, load_backbone, make_encoder, parse_name, run_encoder
+from vislearn.control.encoders import Concat, embed_frames, embed_speed, encoder_names, entries, make_encoder, run_encoder
 from vislearn.core import ConfigError, DataError, UserError
 from vislearn.nets import Encoder, PooledEncoder, count_params, mobilenet_features, squeezenet_features, state_digest
 from vislearn.runs.config import TASKS, Data, Part, RunConfig, Train, register_task

@@ -1,13 +1,13 @@
 "Recipes: complete, checked, and with the rates of the papers."
 import numpy as np, pytest, torch
 from vislearn.callbacks import ScheduleCB, schedule_factor
-from vislearn.control.bc import BcLogCB, StairsCB, check_config
-from vislearn.control.recipes import BcEval, BcModel, BcSource, bc_cortexbench, bc_data, bc_donkey, bc_eval, bc_model, bc_nano, bc_pvr_lstm, bc_pvr_mlp, bc_r3m, bc_recipe, bc_scratch, bc_source, bc_state, bc_training, loss_kind, policy_spec, stair_rate
-from vislearn.control.policies import Policy, PolicySpec
+from vislearn.control.bc import StairsCB, check_config
+from vislearn.control.recipes import bc_cortexbench, bc_data, bc_donkey, bc_eval, bc_model, bc_nano, bc_pvr_lstm, bc_pvr_mlp, bc_r3m, bc_recipe, bc_scratch, bc_source, bc_state, bc_training, loss_kind, policy_spec, stair_rate
+from vislearn.control.policies import Policy
 from vislearn.core import ConfigError
 from vislearn.learn import make_optimizer, synth_learner
 from vislearn.nets import count_params
-from vislearn.runs.config import Part, RunConfig, dump_yaml, load_config
+from vislearn.runs.config import RunConfig, dump_yaml, load_config
 
 RECIPES = [bc_pvr_lstm, bc_pvr_mlp, bc_cortexbench, bc_r3m, bc_state, bc_scratch, bc_nano, bc_donkey]
 

@@ -1,6 +1,6 @@
 "Playing many environments at once: same table for any number of them, and nothing is left when somebody dies."
 import os, signal, subprocess, sys, threading, time
-import gymnasium as gym, numpy as np, psutil, pytest, torch
+import gymnasium as gym, numpy as np, pytest, torch
 from vislearn.control.envs import make_env
 from vislearn.control.policies import Policy, PolicySpec
 from vislearn.control.rollout import EnvPool, PolicyActor, RandomActor, Rollouts, Stopped, evaluate, mean_interval

@@ -1,6 +1,5 @@
 "Checkpoint files: the public formats made here with random weights, read back, and refused when they do not fit."
 import os, pickle
-from pathlib import Path
 import pytest, torch
 from torch import nn
 from torch.nn import functional as F

@@ -20,7 +20,7 @@ from .wrappers import Expert, ExpertFailed
 from ..core import ConfigError, DataError, atomic_path, progress
 from ..procs import WorkerPool
 from ..registry import resolve
-from ..store import store_path
+from ..store import _lock, store_path
 
 # %% ../../nbs/control/17_collect.ipynb #d3c33a91
 def play_expert(
@@ -133,6 +133,7 @@ def collect(
                 tried += 1
                 if isinstance(t, Traj): left -= 1; info.update(tried=tried, failed=tried - (n - left)); yield t
             if not left: return
-    trajs = write_trajs(card.name, params, played, card, root, info, space)
-    shutil.rmtree(folder, ignore_errors=True)
+    with _lock(folder.with_name(f'{folder.name}.lock')): # who asks for the same set waits, and opens it
+        trajs = write_trajs(card.name, params, played, card, root, info, space)
+        shutil.rmtree(folder, ignore_errors=True)
     return trajs

@@ -27,7 +27,7 @@ def _one_env(
     "Open the demonstrations of one environment."
     if root.is_file(): return _pickle(root)
     if (root/'meta.json').exists(): return open_trajs(root)
-    tried = [root/env, *([root/f'{env}_{encoder}.pickle'] if encoder else []), root/f'{env}.pickle'] if env else []
+    env = env.replace('/', '_'); tried = [root/env, *([root/f'{env}_{encoder}.pickle'] if encoder else []), root/f'{env}.pickle'] if env else []
     for path in tried:
         if path.is_file(): return _pickle(path)
         if (path/'meta.json').exists(): return open_trajs(path)
