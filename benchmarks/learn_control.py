@@ -9,7 +9,6 @@ Everything lands in runs/learn_control: demonstrations and features (cache), the
 Needs `pip install vislearn[minigrid,mujoco,atari,miniworld]`. Sizes are for a few CPU cores. Policies are those of the last epoch: nothing is chosen by the reported episodes.
 """
 import argparse, json, os, re, sys, time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 

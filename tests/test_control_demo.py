@@ -2,7 +2,7 @@
 import json, os, subprocess, sys, time
 from pathlib import Path
 
-import numpy as np, pytest
+import pytest
 from vislearn.control import demo
 from vislearn.control.beside import played_epochs
 from vislearn.control.envs import make_env

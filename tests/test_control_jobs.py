@@ -1,5 +1,5 @@
 "Grids and embedding jobs: what is sent, what is skipped, what goes on after a stop; on a real Slurm, too."
-import json, os, pickle, subprocess, sys, time
+import json, os, pickle, subprocess, time
 from pathlib import Path
 import numpy as np, pytest
 from vislearn.control import jobs as module
@@ -7,7 +7,7 @@ from vislearn.control.beside import played_epochs
 from vislearn.control.collect import collect
 from vislearn.control.embed import embed_trajs
 from vislearn.control.encoders import make_encoder
-from vislearn.control.jobs import EmbedJob, bc_grid, embed_jobs, find_demos, grid_table, run_embeddings, submit_embeddings
+from vislearn.control.jobs import EmbedJob, bc_grid, embed_jobs, grid_table, run_embeddings, submit_embeddings
 from vislearn.control.pickles import read_pickle, write_pickle
 from vislearn.control.recipes import BcModel, bc_recipe
 from vislearn.control.rollout import Episode, Rollouts, mean_interval

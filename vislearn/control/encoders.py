@@ -22,7 +22,7 @@ from .backbones import RandomConv, ResNet, Tap, clip_tower, own_rng, random_dim,
 from .inputs import Inputs, find_inputs, split_frames
 from .weights import find_weights, load_weights
 from ..core import ConfigError, DataError, content_hash, nearest
-from ..nets import Encoder, freeze, mobilenet_features, squeezenet_features, state_digest
+from ..nets import freeze, mobilenet_features, squeezenet_features, state_digest
 from ..runs.record import Run
 
 # %% ../../nbs/control/03_encoders.ipynb #b2d275d7
