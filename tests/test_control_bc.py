@@ -141,7 +141,7 @@ def test_an_encoder_is_trained_with_the_policy(tmp_path):
     learn = bc_learner(cfg, device='cpu'); before = {k: v.clone() for k, v in learn.model.encoder.named_parameters()}
     run = go(cfg, out=tmp_path); net, seen = load_bc(run, device='cpu'); assert seen['size'] == [32, 32]
     assert any(not torch.equal(before[k], v) for k, v in net.encoder.named_parameters())
-    policy = load_policy(run, device='cpu'); toys = toy_trajs(3, goal=True); x = torch.from_numpy(np.concatenate([toys.frames[:][:2], toys.goals[:][[0, 0]]]*2, 0))
+    policy = load_policy(run, device='cpu'); toys = toy_trajs(3, goal=True)
     frames = torch.from_numpy(np.tile(np.concatenate([toys.frames[:][:2], np.repeat(toys.goals[:][:1], 2, 0)], -1), (1, 1, 1, 2))); assert policy.act(frames, policy.initial(2))[0].shape == (2,)
     with pytest.raises(ConfigError, match='proprio is known for frozen'): check_config(cfg.replace(data=cfg.data.replace(train=Part(name='toy', params=cfg.data.train.params | dict(proprio=True)))))
 
