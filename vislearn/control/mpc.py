@@ -12,18 +12,12 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
-import numpy as np
+import gymnasium as gym, numpy as np
 from fastcore.basics import patch
 from ..core import ConfigError, nearest
-from .mujoco import ADROIT, finish_measures
+from .mujoco import ADROIT, SimTask, finish_measures
 from .render import import_mujoco
 from .wrappers import ExpertFailed, need
-
-# %% ../../nbs/control/09_mpc.ipynb #bcc22644
-if TYPE_CHECKING:
-    import gymnasium as gym, mujoco
-    from vislearn.control.mujoco import SimTask
 
 # %% ../../nbs/control/09_mpc.ipynb #241181ac
 def knot_matrix(
@@ -55,7 +49,7 @@ class PlanConfig:
 class Mppi:
     "Plan by weighted random shooting on a MuJoCo model."
     def __init__(self,
-        model:'mujoco.MjModel', # Model to plan with
+        model:object, # mujoco.MjModel: Model to plan with
         score:Callable[[dict[str, np.ndarray]], np.ndarray], # `qpos`, `qvel`, `sensors`, `action`, each `(N, H, ...)`, to rewards `(N, H)`
         low:np.ndarray, # What action -1 means to the actuators `(A,)`
         high:np.ndarray, # What action 1 means `(A,)`
@@ -79,7 +73,7 @@ class Mppi:
 # %% ../../nbs/control/09_mpc.ipynb #209c9c65
 @patch
 def predict(self:Mppi,
-    data:'mujoco.MjData', # Present state, of this model or of one with the same joints
+    data:object, # mujoco.MjData: Present state, of this model or of one with the same joints
     actions:np.ndarray, # Sequences `(N, H, A)` in [-1, 1]
 )->dict[str, np.ndarray]: # `qpos`, `qvel`, `sensors`, `action`, each `(N, H, ...)`
     "Say where action sequences lead."
@@ -91,7 +85,7 @@ def predict(self:Mppi,
 
 @patch
 def act(self:Mppi,
-    data:'mujoco.MjData', # Present state
+    data:object, # mujoco.MjData: Present state
 )->np.ndarray: # `(A,)` in [-1, 1]
     "Improve the plan, take its first action, shift it."
     for _ in range(self.config.rounds):
@@ -111,8 +105,8 @@ _KINDS, _OBJECTS = dict(pos='FRAMEPOS', zaxis='FRAMEZAXIS', velocity='SUBTREELIN
 _SETTINGS = ('body_', 'geom_', 'site_', 'dof_', 'jnt_', 'actuator_', 'tendon_', 'eq_', 'qpos', 'opt')
 
 def copy_settings(
-    source:'mujoco.MjModel', # Model of the environment
-    target:'mujoco.MjModel', # Planner's copy; changed
+    source:object, # mujoco.MjModel: Model of the environment
+    target:object, # mujoco.MjModel: Planner's copy; changed
 ):
     "Copy all numbers that an environment may have changed since its model was read."
     for name in dir(source):
@@ -121,8 +115,8 @@ def copy_settings(
 def planning_model(
     file:str|Path, # Description of the model (MJCF)
     sensors:Mapping[str, str], # Name to `pos|zaxis|velocity body|site|geom:<name>`
-    like:'mujoco.MjModel', # Model of the environment, for `copy_settings`
-)->tuple['mujoco.MjModel', Callable[[np.ndarray], dict[str, np.ndarray]]]: # Model, and a function from sensor data `(..., D)` to points `(..., 3)` by name
+    like:object, # mujoco.MjModel: Model of the environment, for `copy_settings`
+)->tuple[object, Callable[[np.ndarray], dict[str, np.ndarray]]]: # Model, and a function from sensor data `(..., D)` to points `(..., 3)` by name
     "Compile a copy that returns what rewards need."
     mj = import_mujoco('MPC'); spec = mj.MjSpec.from_file(str(file))
     for name, what in sensors.items():
@@ -180,7 +174,7 @@ def _adroit(name, score):
 class Plan:
     "What the planner needs to know about a task."
     sensors:Mapping[str, str] # Of `planning_model`
-    score:Callable[[dict, 'SimTask'], np.ndarray] # Predicted quantities and the task to rewards
+    score:Callable[[dict, SimTask], np.ndarray] # Predicted quantities and the task to rewards
     config:PlanConfig # How to search
 
 def _adroit_plan(task, score, **config): return Plan({k: f'pos {v}' for k, v in ADROIT[task].items()}, _adroit(task, score), PlanConfig(**config))
@@ -214,7 +208,7 @@ class MpcExpert:
         self.config = replace(self.plan.config, **given)
 
     def reset(self,
-        env:'gym.Env', # Environment, after its `reset`
+        env:gym.Env, # Environment, after its `reset`
         seed:int, # Of the planner's noise
     ):
         "Begin an episode."
@@ -227,7 +221,7 @@ class MpcExpert:
         copy_settings(task.model, self.planner.model); self.planner.reset(seed)
 
     def act(self,
-        env:'gym.Env', # The same
+        env:gym.Env, # The same
         obs:Mapping[str, np.ndarray], # Not used: the planner sees the true state
     )->np.ndarray: # float32 `(A,)` in [-1, 1]
         "Choose an action."

@@ -11,15 +11,12 @@ import contextlib, io, math, warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-import numpy as np
+from typing import Protocol
+import gymnasium as gym, numpy as np
 from gymnasium import spaces
 from ..core import ConfigError, nearest
 from .render import FastRenderer, check_profile, gl_info, import_mujoco
 from .wrappers import ControlEnv, EnvCard, check_size, need, observation_space, package_versions, success_rule
-
-# %% ../../nbs/control/08_mujoco.ipynb #42fd9ea5
-if TYPE_CHECKING: import gymnasium as gym, mujoco
 
 # %% ../../nbs/control/08_mujoco.ipynb #6e91d117
 class SimTask(Protocol):
@@ -37,8 +34,8 @@ class SimTask(Protocol):
     high:np.ndarray # What action 1 means
     actions:int # Number of action dimensions
     proprio:int # How many of the first numbers of the state a robot feels itself
-    model:'mujoco.MjModel'
-    data:'mujoco.MjData'
+    model:object # mujoco.MjModel
+    data:object # mujoco.MjData
     def start(self, seed:int): "Begin an episode that is a function of `seed`."
     def advance(self, action:np.ndarray)->tuple[float, bool, bool|None]: "Apply actions in [-1, 1] for one control step."
     def state(self)->np.ndarray: "Give the true state, float64."
@@ -222,7 +219,7 @@ def finish_measures(
     found:dict[str, np.ndarray], # Points `(..., 3)`, by the names in `ADROIT`
     qpos:np.ndarray, # Joint positions `(..., Q)`
     qvel:np.ndarray, # Joint speeds `(..., V)`
-    env:'gym.Env', # The simulator's own environment, for constants
+    env:gym.Env, # The simulator's own environment, for constants
 )->dict[str, np.ndarray]: # What `adroit_reward` wants
     "Add to the measured points what follows from them."
     if task=='pen': found |= dict(axis=(found['top'] - found['bottom'])/env.pen_length, target_axis=(found['target_top'] - found['target_bottom'])/env.tar_length)
@@ -300,14 +297,14 @@ class ScriptedExpert:
         self._make = import_module('metaworld.policies').ENV_POLICY_MAP[f'{task}-v3']
 
     def reset(self,
-        env:'gym.Env', # Environment, after its `reset`
+        env:gym.Env, # Environment, after its `reset`
         seed:int, # Of the episode; not used
     ):
         "Begin an episode."
         self.sim, self.policy = env.unwrapped.task, self._make()
 
     def act(self,
-        env:'gym.Env', # The same
+        env:gym.Env, # The same
         obs:Mapping[str, np.ndarray], # Not used: the policy sees the true state
     )->np.ndarray: # float32 `(4,)` in [-1, 1]
         "Choose an action."

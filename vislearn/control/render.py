@@ -11,14 +11,10 @@ import atexit, ctypes.util, os, platform, sys, warnings, weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType, TracebackType
-from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 from ..core import ConfigError, nearest
 from .wrappers import need
-
-# %% ../../nbs/control/05_render.ipynb #e49a42cd
-if TYPE_CHECKING: import mujoco
 
 # %% ../../nbs/control/05_render.ipynb #9b7485b8
 PACKAGES = 'libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri' # Debian and Ubuntu; `tools/system_packages.sh` installs them
@@ -107,7 +103,7 @@ def _camera(mj, model, camera):
 class FastRenderer:
     "Draw a MuJoCo model off-screen, with a profile that decides about shadows."
     def __init__(self,
-        model:'mujoco.MjModel', # Model to draw
+        model:object, # mujoco.MjModel: Model to draw
         size:int|tuple[int, int]=128, # Height and width [px], or one number for both
         camera:int|str=-1, # Name or number of a camera of the model; -1 is the free one
         profile:str='fast', # 'fast', 'soft' or 'exact'
@@ -144,7 +140,7 @@ class FastRenderer:
 # %% ../../nbs/control/05_render.ipynb #30529b28
 @patch
 def __call__(self:FastRenderer,
-    data:'mujoco.MjData', # State to draw, after `mj_forward` or a step
+    data:object, # mujoco.MjData: State to draw, after `mj_forward` or a step
 )->np.ndarray: # New picture, uint8 `(H, W, 3)`, RGB
     "Draw one picture."
     if self._gl is None: raise RenderError('this renderer is closed: make another one')

@@ -209,7 +209,7 @@ def _short(x): return (text if len(text := ' '.join(repr(x).split()))<=60 else t
 
 # %% ../../nbs/control/04_wrappers.ipynb #72276393
 class ControlEnv(gym.Env):
-    "Skeleton of an environment: subclasses write `_begin`, `_move` and `_look`."
+    "Skeleton of an environment: subclasses write _begin, _move and _look."
     metadata = dict(render_modes=['rgb_array'], render_fps=30)
     render_mode = 'rgb_array'
     card:EnvCard
