@@ -7,7 +7,7 @@ from vislearn.control.bc import load_bc, train_bc
 from vislearn.control.recipes import bc_nano
 from vislearn.core import DataError
 from vislearn.runs.config import Part
-from test_procs import gone
+from test_procs import gone, heed_ctrl_c
 
 
 def config(epochs=6, **how):
@@ -60,7 +60,7 @@ def test_P10_no_simulator_outlives_training(tmp_path, kill, request):
     cfg = config(epochs=400, episodes=10**6, options=dict(pixels=False), copies=2); (tmp_path/'c.yaml').write_text(dump_yaml(cfg));
     # workers on purpose: the toy would be played in the process of the training
     (tmp_path/'t.py').write_text('from vislearn.control import rollout; rollout.CHEAP = ()\n' + SCRIPT)
-    job = subprocess.Popen([sys.executable, tmp_path/'t.py', tmp_path/'c.yaml', tmp_path/'run'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen([sys.executable, tmp_path/'t.py', tmp_path/'c.yaml', tmp_path/'run'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c)
     request.addfinalizer(job.kill); end, pids = time.monotonic() + 60, []
     while len(pids)<3 and time.monotonic()<end and job.poll() is None: pids = [p.pid for p in psutil.Process(job.pid).children(recursive=True)]; time.sleep(.2)
     assert len(pids)>=3; time.sleep(1) # two workers, and what Python starts beside them

@@ -6,7 +6,7 @@ from vislearn.control.policies import Policy, PolicySpec
 from vislearn.control.rollout import EnvPool, PolicyActor, RandomActor, Rollouts, Stopped, evaluate, mean_interval
 from vislearn.control.wrappers import Stacker
 from vislearn.core import ConfigError, DataError, seed_all
-from test_procs import gone
+from test_procs import gone, heed_ctrl_c
 
 
 def lstm(dim=4, n=4): seed_all(3); return Policy(PolicySpec(dim=dim, n=n, core='lstm', widths=[16], layers=1))
@@ -105,7 +105,7 @@ with EnvPool('Reach-discrete', 3, workers=True) as pool:
 @pytest.mark.parametrize('kill', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_P10_no_worker_outlives_its_parent(tmp_path, kill, request):
     (tmp_path/'play.py').write_text(SCRIPT) # no guard around the main part
-    parent = subprocess.Popen([sys.executable, tmp_path/'play.py'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    parent = subprocess.Popen([sys.executable, tmp_path/'play.py'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=heed_ctrl_c)
     request.addfinalizer(parent.kill); pids = [int(p) for p in parent.stdout.readline().split()]; assert len(pids)==3
     time.sleep(.3); os.kill(parent.pid, kill); parent.wait(20)
     assert gone(pids, 5)

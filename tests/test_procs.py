@@ -14,6 +14,9 @@ time.sleep(600)
 '''
 
 
+def heed_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL) # a shell lets jobs in the background ignore it
+
+
 def gone(pids, seconds):
     end = time.monotonic() + seconds
     while time.monotonic()<end:

@@ -79,7 +79,7 @@ def test_patch_limits(repo, monkeypatch):
 
 
 def test_save_patches_one_per_repository(repo, tmp_path):
-    other = tmp_path/'other'; other.mkdir(); git(other, 'init', '-q'); (other/'m.py').write_text('a\n'); git(other, 'add', '.'); git(other, 'commit', '-q', '-m', 'x'); (other/'m.py').write_text('b\n')
+    other = tmp_path/'other'; other.mkdir(); git(other, 'init', '-q'); (other/'m.py').write_text('a\n'); git(other, 'add', '.'); git(other, 'commit', '-q', '-m', 'x'); (other/'m.py').write_text('b, and longer\n')
     out = tmp_path/'out'; out.mkdir()
     assert save_patches(git_state(repo), git_state(repo), out) == {} and not list(out.iterdir())
     assert save_patches(git_state(repo), git_state(other), out) == {'package.patch': []} and save_patches(git_state(other), git_state(other), out) == {'git.patch': []}
