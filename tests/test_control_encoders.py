@@ -2,14 +2,18 @@
 import json, warnings
 import numpy as np, pytest, torch
 from torch import nn
+from torch.nn import functional as F
 from vislearn.control.backbones import ResNet, random_dim
 from vislearn.control.encoders import Concat, embed_frames, embed_speed, encoder_names, entries, make_encoder, run_encoder
 from vislearn.core import ConfigError, DataError, UserError
 from vislearn.nets import Encoder, PooledEncoder, count_params, mobilenet_features, squeezenet_features, state_digest
+from vislearn.objects.space import Space, SpaceConfig
 from vislearn.runs.config import TASKS, Data, Part, RunConfig, Train, register_task
 from vislearn.runs.record import Run
+from vislearn.terrain.nets import EmbeddingNet
 from vislearn.terrain.patches import toy_patchset
 from vislearn.terrain.rep import rep_recipe, train_rep
+from vislearn.video.svg import SVG, SVGConfig
 
 def frames(n, h=64, w=64, m=1, seed=0): return np.random.default_rng(seed).integers(0, 256, (n, h, w, 3*m), dtype=np.uint8)
 
@@ -200,6 +204,52 @@ class StubEncoder(nn.Module):
     def forward(self, x): return torch.cat([x.float().mean((2, 3))*self.model.scale, x.new_zeros(len(x), self.dim-3, dtype=torch.float)], 1)
 
 def load_stub(run): return Stub()
+def load_svg(run): torch.manual_seed(0); return SVG(SVGConfig(channels=3, nf=4, g_dim=16, rnn_size=8)).eval()
+def load_space(run): torch.manual_seed(0); return Space(SpaceConfig.nano())
+def load_patches(run): torch.manual_seed(0); net = EmbeddingNet(8).eval(); net.card = dict(patch_px=40); return net
+
+@pytest.fixture
+def wings(tmp_path):
+    "A run of each wing, untrained."
+    made = {}
+    for name in ('svg', 'space', 'patches'):
+        register_task(f'test.{name}', f'{__name__}:load_{name}', f'{__name__}:load_{name}')
+        cfg = RunConfig(task=f'test.{name}', description='a stub', data=Data(root=str(tmp_path), train=Part(name='none')), model=Part(name='none'), train=Train(epochs=1, batch_size=2))
+        made[name] = Run.create(cfg, out=tmp_path/'at@home', policy='record')
+    yield made
+    for name in made: TASKS.pop(f'test.{name}', None)
+
+@pytest.mark.parametrize('name,side,layer,channels,cells', [('svg', 64, 'maps', 32, 4), ('svg', 64, 'map4', 32, 4), ('svg', 64, 'map1', 4, 32), ('space', 32, 'maps', 64, 4), ('patches', 40, 'maps', 128, 5)])
+def test_layers_of_runs(wings, name, side, layer, channels, cells):
+    run = wings[name]; x = frames(3, side, side, m=2); own = {'svg': load_svg, 'space': load_space, 'patches': load_patches}[name](run)
+    pictures = torch.from_numpy(x[..., :3]).permute(0, 3, 1, 2)
+    with torch.no_grad(): # by hand, from the network itself
+        if name=='svg': want = own.encoder(pictures/255)[1][{'maps': 3, 'map4': 3, 'map1': 0}[layer]]
+        elif name=='space': want = own.fg_module.img_encoder.enc((pictures/255).contiguous(memory_format=torch.channels_last))
+        else: want = own.convnet(pictures/255)
+    assert want.shape==(3, channels, cells, cells)
+    for pool, vector in (('flat', want.flatten(1)), ('gap', want.mean((2, 3))), ('grid2', F.adaptive_avg_pool2d(want, 2).flatten(1)), ('', want.mean((2, 3)))):
+        encoder = make_encoder(f'run:{run.id}@{layer}' + f':{pool}'*bool(pool), (side, side), root=run.dir.parent); out = embed_frames(encoder, x)
+        assert encoder.dim==vector.shape[1] and out.shape==(3, 2*encoder.dim) and np.allclose(out[:, :encoder.dim], vector, atol=1e-5), pool
+        assert encoder.card['name']==f'run:{run.id}@{layer}:{pool or "gap"}'
+
+def test_layers_of_runs_by_folder(wings):
+    run, root = wings['svg'], wings['svg'].dir.parent; plain, maps = (make_encoder(f'run:{run.id}{at}', (48, 80), root=root) for at in ('', '@maps:grid4'))
+    for name in (f'run:{run.dir}@maps:grid4', f'{run.dir}@maps:grid4', f'{run.id}@maps:grid4'):
+        assert make_encoder(name, (48, 80), root=root).fingerprint==maps.fingerprint
+    assert make_encoder(str(run.dir), (48, 80)).fingerprint==plain.fingerprint==make_encoder(f'run:{run.dir}', (48, 80)).fingerprint, 'an @ in a folder is no layer'
+    prints = {make_encoder(f'run:{run.dir}{at}', (48, 80)).fingerprint for at in ('', '@maps', '@maps:gap', '@maps:flat', '@map3:gap')}; assert len(prints)==4 and maps.card['weights']==plain.card['weights'] and maps.dim==32*16
+    tuned = make_encoder(f'run:{run.dir}@maps:grid4', (48, 80), freeze=False); tuned(torch.from_numpy(frames(2, 48, 80))).sum().backward(); assert any(p.grad is not None for p in tuned.parameters())
+
+def test_layers_that_a_run_does_not_have(wings):
+    with pytest.raises(ConfigError, match=r"no layer 'map' to read \(did you mean 'maps'\?\): a run of test.svg offers map1, map2, map3, map4, maps"): make_encoder(f'run:{wings["svg"].dir}@map')
+    with pytest.raises(ConfigError, match="no layer 'l3' to read.*: a run of test.space offers maps"): make_encoder(f'run:{wings["space"].dir}@l3:gap')
+    with pytest.raises(ConfigError, match="no pooling 'grid'"): make_encoder(f'run:{wings["space"].dir}@maps:grid')
+
+def test_a_run_without_layers(wings):
+    register_task('test.svg', f'{__name__}:load_stub', f'{__name__}:load_stub')
+    with pytest.raises(ConfigError, match="no layer 'maps' to read: a run of test.svg offers none"): make_encoder(f'run:{wings["svg"].dir}@maps')
+
 def load_nothing(run): return 'a text'
 
 def test_models_that_make_their_encoder(tmp_path):

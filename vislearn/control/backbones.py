@@ -168,14 +168,14 @@ def pool_map(
 
 # %% ../../nbs/control/01_backbones.ipynb #7c512a8f
 def layer_names(
-    net:nn.Module, # Backbone
+    net:nn.Module, # Backbone, or an encoder of another wing, which lists its `layers` and gives them by `maps(x, layer)`
 )->tuple[str, ...]: # Names that `layer_map` knows; for transformers the ways of `Tokens`
     "List the layers of a backbone that can be read out."
     if isinstance(net, ResNet): return tuple(f'l{k[5]}' for k, m in net.named_children() if k.startswith('layer') and not isinstance(m[-1], CompressBlock))
     if isinstance(net, RandomConv): return tuple(f'conv{i+1}' for i in range(len(net)//2))
     if isinstance(net, SqueezeNet): return tuple(SQUEEZENET_LAYERS)
     if isinstance(net, MobileNet): return tuple(f'block{i}' for i in range(len(net.blocks)))
-    return ('cls', 'mean', 'patches') if hasattr(net, 'patch_embed') else ()
+    return ('cls', 'mean', 'patches') if hasattr(net, 'patch_embed') else net.layers if isinstance(getattr(net, 'layers', None), tuple) else ()
 
 def layer_map(
     net:nn.Module, # Backbone

@@ -18,7 +18,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .backbones import RandomConv, ResNet, Tap, clip_tower, own_rng, random_dim, vit
+from .backbones import RandomConv, ResNet, Tap, clip_tower, layer_names, own_rng, random_dim, vit
 from .inputs import Inputs, find_inputs, split_frames
 from .weights import find_weights, load_weights
 from ..core import ConfigError, DataError, content_hash, nearest
@@ -84,14 +84,24 @@ POOLS = dict(random='', squeezenet='fire9', mobilenet='block12')
 
 class EncoderName(NamedTuple):
     "A name, taken apart."
-    base:str            # Name in the registry, aliases resolved
+    base:str            # Name in the registry, aliases resolved; `run:` and id or folder of a run
     layer:str = ''      # Layer to read; empty: the usual output
     pool:str = 'gap'    # As in `pool_map`
+
+def _parse_run(name:str)->EncoderName|None:
+    "Take the name of an encoder of a run apart; None if it is no run. Folders may have an @ in their names."
+    where = name.removeprefix('run:'); is_dir = lambda w: bool(w) and (Path(w)/'status.json').is_file()
+    base, at, rest = where.rpartition('@')
+    if not at or not re.fullmatch(r'\w+(:\w*)?', rest) or is_dir(where): base, rest = where, ''
+    if not (name.startswith('run:') or is_dir(base) or re.match(r'\d{8}-\d{6}', base)): return None
+    layer, _, pool = rest.partition(':')
+    return EncoderName(f'run:{base}', layer, pool or 'gap')
 
 def parse_name(
     name:str, # As a user writes it
 )->EncoderName: # Its parts
     "Take the name of an encoder apart; unknown names get a suggestion."
+    if run := _parse_run(name): return run
     base, _, rest = name.partition('@')
     layer, _, pool = rest.partition(':')
     low = re.sub(r'[-_]', '', base.lower())
@@ -215,6 +225,8 @@ def run_encoder(
     dtype:Literal['float32', 'bfloat16']='float32', # Precision inside the network
     frozen:bool=True, # Never trained
     root:Path|str='runs', # Where ids are looked up
+    layer:str='', # Feature map to read, such as `maps`; empty: the vectors it was made for
+    pool:str='gap', # Of a feature map, as in `pool_map`
 )->Embedder: # Encoder on the CPU
     "Use what a run has learned as a representation."
     run = run if isinstance(run, Run) else Run(run, root)
@@ -222,18 +234,16 @@ def run_encoder(
     net = model.as_encoder(size) if hasattr(model, 'as_encoder') else model
     if not (isinstance(net, nn.Module) and isinstance(getattr(net, 'dim', None), int)):
         raise ConfigError(f'{run.id}: a run of {run.config.task} gives no encoder of pictures ({type(model).__name__} has neither as_encoder nor dim)')
-    card, side = dict(getattr(net, 'card', {})), getattr(net, 'card', {}).get('patch_px')
-    digest = state_digest(net)
-    net, dim = Resized(net, side) if side else net, net.dim
-    return Embedder(net, dim, f'run:{run.id}', size, None, dtype, frozen, dict(weights=digest, source=f'{run.config.task} {run.id}', task=run.config.task, epoch=card.get('epoch'), versions=dict(torch=torch.__version__)))
+    card, digest, dim = dict(getattr(net, 'card', {})), state_digest(net), net.dim
+    if layer and layer not in layer_names(net): raise ConfigError(f"{run.id}: no layer '{layer}' to read{nearest(layer, layer_names(net))}: a run of {run.config.task} offers {', '.join(layer_names(net)) or 'none'}")
+    if layer: net = Tap(net, layer, pool)
+    if side := card.get('patch_px'): net = Resized(net, side)
+    if layer: dim = _dry_dim(net, None, size)
+    return Embedder(net, dim, f'run:{run.id}' + f'@{layer}:{pool}'*bool(layer), size, None, dtype, frozen, dict(weights=digest, source=f'{run.config.task} {run.id}', task=run.config.task, epoch=card.get('epoch'), versions=dict(torch=torch.__version__)))
 
 # %% ../../nbs/control/03_encoders.ipynb #ef5e5ad5
-def _is_run(name:str, root:Path|str)->bool:
-    "Does this name mean a run?"
-    return name.startswith('run:') or (Path(name)/'status.json').is_file() or bool(re.match(r'\d{8}-\d{6}', name))
-
 def make_encoder(
-    name:str, # Name in the registry, with `@layer:pool` if wanted, or `run:<id>`, or the folder of a run
+    name:str, # Name in the registry, or `run:<id>`, or the folder of a run; with `@layer:pool` if wanted
     size:tuple[int, int]=(64, 64), # Height and width of the frames [px]
     weights:Path|str|None=None, # File, or folder to look in; default: `$PVR_MODEL_PATH`, then what comes with vislearn
     seed:int=0, # Of random weights
@@ -245,9 +255,9 @@ def make_encoder(
     root:Path|str='runs', # Where ids of runs are looked up
 )->Embedder: # Frames to vectors
     "Make an encoder by its name."
-    if _is_run(name, root): out = run_encoder(name.removeprefix('run:'), size, dtype, freeze, root)
+    base, layer, pool = parse_name(name)
+    if base.startswith('run:'): out = run_encoder(base.removeprefix('run:'), size, dtype, freeze, root, layer, pool)
     else:
-        base, layer, pool = parse_name(name)
         net, source = load_backbone(base, weights, seed, allow_random)
         family = 'random' if base.startswith('random') else entries()[base].family
         inputs, digest = find_inputs(family, preprocess), state_digest(net)
@@ -258,10 +268,10 @@ def make_encoder(
         out = Embedder(net, dim, base + f'@{layer}:{pool}'*('@' in name), size, inputs, dtype, freeze, dict(weights=digest, source=source, versions={p: version(p) for p in packages}))
     return out.to(device or 'cpu', memory_format=torch.channels_last)
 
-def _dry_dim(net:nn.Module, inputs:Inputs, size:tuple[int, int])->int:
+def _dry_dim(net:nn.Module, inputs:Inputs|None, size:tuple[int, int])->int:
     "Length of an embedding, found with one black frame."
-    mode = net.training
-    with torch.inference_mode(): out = net.eval()(inputs(torch.zeros(1, 3, *size, dtype=torch.uint8)))
+    mode, black = net.training, torch.zeros(1, 3, *size, dtype=torch.uint8)
+    with torch.inference_mode(): out = net.eval()(inputs(black) if inputs else black)
     net.train(mode)
     return out.shape[1]
 

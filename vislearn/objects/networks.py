@@ -104,10 +104,15 @@ class ImgEncoder(nn.Module):
         self.z_scale_net, self.z_shift_net, self.z_pres_net, self.z_depth_net = (nn.Conv2d(128 + extra, n, 1) for n, extra in ((4, 0), (4, 0), (1, int(motion_input)), (2, 0)))
         self.register_buffer('offset', _offset(G)); self.cell, self.motion_input = size//G, motion_input
 
-    def forward(self, x:Tensor, motion:Tensor|None=None)->Heads:
+    def features(self,
+        x:Tensor, # Pictures, `(B, 3, S, S)`, in [0, 1]
+    )->Tensor: # `(B, 128, G, G)`
+        "Compute the map that all heads read."
         x = self.enc(x)
-        x = self.enc_cat(torch.cat([x, self.enc_lat(x)], 1))
-        seen = x
+        return self.enc_cat(torch.cat([x, self.enc_lat(x)], 1))
+
+    def forward(self, x:Tensor, motion:Tensor|None=None)->Heads:
+        x = seen = self.features(x)
         if self.motion_input:
             pooled = x.new_zeros(len(x), 1, *x.shape[2:]) if motion is None else F.avg_pool2d(motion.to(x.dtype), self.cell + 2, self.cell, 1)
             seen = torch.cat([x, pooled], 1)
@@ -152,7 +157,12 @@ class CompactEncoder(nn.Module):
         self.enc = nn.Sequential(*[layer for i, (ni, nf) in enumerate(zip(sizes, sizes[1:])) for layer in (conv_block(ni, nf, 4, 2) if i<d else conv_block(ni, nf))])
         self.head = nn.Conv2d(64, 11, 1)
         self.register_buffer('offset', _offset(G))
-    def forward(self, x:Tensor, motion:Tensor|None=None)->Heads: return _heads(*self.head(self.enc(channels_last(x))).split([1, 2, 4, 4], 1))
+    def features(self,
+        x:Tensor, # Pictures, `(B, 3, S, S)`, in [0, 1]
+    )->Tensor: # `(B, 64, G, G)`
+        "Compute the map that all heads read."
+        return self.enc(channels_last(x))
+    def forward(self, x:Tensor, motion:Tensor|None=None)->Heads: return _heads(*self.head(self.features(x)).split([1, 2, 4, 4], 1))
 
 class CompactWhat(nn.Module):
     "Glimpse encoder of the compact architecture."

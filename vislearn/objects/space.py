@@ -287,14 +287,26 @@ class SceneCodes(nn.Module):
     ):
         super().__init__()
         self.net, self.dim = model.eval().requires_grad_(False), model.cfg.G**2 * (5 + model.cfg.z_what)
-        self.card = dict(name='space', side=model.cfg.size, cells=model.cfg.G**2); self.eval()
+        self.card, self.layers = dict(name='space', side=model.cfg.size, cells=model.cfg.G**2), ('maps',); self.eval()
+
+    def resized(self,
+        x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
+    )->Tensor: # `(N, 3, S, S)` uint8
+        "Bring pictures to the size of the network."
+        S = self.net.cfg.size
+        return x if x.shape[2:]==(S, S) else F.interpolate(x.float(), size=(S, S), mode='bilinear', antialias=True).round().to(torch.uint8)
+
+    def maps(self,
+        x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
+        layer:str='maps', # The only one
+    )->Tensor: # `(N, C, G, G)` float32: what the cells see before they decide
+        "Compute the feature map of the cells."
+        return self.net.fg_module.img_encoder.features(self.net.pictures(self.resized(x).to(self.net.tau.device))).float()
 
     def forward(self,
         x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
     )->Tensor: # `(N, G*G*(5 + D))` float32: presence, box (w, h, x, y) and code of each cell
-        S = self.net.cfg.size
-        if x.shape[2:]!=(S, S): x = F.interpolate(x.float(), size=(S, S), mode='bilinear', antialias=True).round().to(torch.uint8)
-        c = self.net.encode(x)
+        c = self.net.encode(self.resized(x))
         return torch.cat([c.z_pres_prob, c.z_pres_prob * c.z_where, c.z_pres_prob * c.z_what], -1).flatten(1).float()
 
 @patch

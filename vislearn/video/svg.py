@@ -205,18 +205,31 @@ class FrameCodes(nn.Module):
         if layer not in ('code', 'maps'): raise ConfigError(f"layer must be 'code' or 'maps', got {layer!r}")
         self.net, self.layer, self.side, self.channels = freeze(model).encoder, layer, model.cfg.image_width, model.cfg.channels
         self.dim, self.card = model.cfg.g_dim, dict(name='svg', layer=layer, side=self.side)
+        self.layers = (*(f'map{i+1}' for i in range(self.net.depth)), 'maps')
         self.eval()
         if layer=='maps': self.dim = self(torch.zeros(1, 3, self.side, self.side, dtype=torch.uint8)).shape[1]
 
-    def forward(self,
+    def pictures(self,
         x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
-    )->Tensor: # `(N, dim)` float32
+    )->Tensor: # `(N, C, S, S)` in [0, 1], as the network wants them
+        "Bring pictures to the size and the colours of the network."
         if x.shape[2:]!=(self.side,)*2: x = F.interpolate(x.float(), size=(self.side,)*2, mode='bilinear', antialias=True).round().to(torch.uint8)
         x = x.to(next(self.net.parameters()).dtype) / 255
         if self.channels==1: x = (x * x.new_tensor([.299, .587, .114])[:, None, None]).sum(1, keepdim=True)
         elif self.channels!=3: raise DataError(f'this network sees {self.channels} channels, camera frames have 3')
-        code, maps = self.net(x)
-        return (code if self.layer=='code' else maps[-1].flatten(1)).float()
+        return x
+
+    def maps(self,
+        x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
+        layer:str='maps', # One of `layers`: `map1` is the finest, `maps` the coarsest
+    )->Tensor: # `(N, C, h, w)` float32
+        "Compute one feature map."
+        return self.net(self.pictures(x))[1][-1 if layer=='maps' else int(layer[3:]) - 1].float()
+
+    def forward(self,
+        x:Tensor, # RGB `(N, 3, H, W)` uint8 of any size
+    )->Tensor: # `(N, dim)` float32
+        return self.maps(x).flatten(1) if self.layer=='maps' else self.net(self.pictures(x))[0].float()
 
 @patch
 def as_encoder(self:SVG,
