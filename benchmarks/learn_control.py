@@ -23,7 +23,7 @@ class Row(NamedTuple):
     "One row of a table: a representation in an environment, trained with several seeds."
     part:str
     env:str
-    eyes:str # 'state', an encoder's name, 'svg' or 'space' (trained here on frames of `env`); 'random<n>' gets the seed of the policy
+    eyes:str # 'state', an encoder's name, 'svg' or 'space' (trained here on frames of `env`), 'terrain' (trained here on patches of ground); 'random<n>' gets the seed of the policy
     n:int # Demonstrations
     how:dict # Arguments of `config`
     episodes:int # Reported episodes per seed
@@ -67,17 +67,21 @@ MANY = dict(every=4) # 5000 episodes, of each every fourth step
 ROWS |= {f'nav-{name}': Row('imagenav', NAV, eyes, n, CALM, 100, MANY, bar) for name, eyes, n, bar in (
     ('mobilenet', 'mobilenet@block6:grid4', 5000, .6), ('squeezenet', 'squeezenet@fire9:grid4', 2000, None), ('svg', 'svg', 5000, None), ('space', 'space', 5000, None), ('random4', 'random4', 5000, None))} # one of them is to reach 0.6
 
-CART, DOOR, PONG, REACHER = 'CartPole-v1', 'MiniGrid-DoorKey-5x5-v0', 'Atari-PongDeterministic-v4', 'DMC-reacher-easy'
+CART, CAR, DOOR, KEY, PONG, REACHER, HAND = 'CartPole-v1', 'MountainCar-v0', 'MiniGrid-DoorKey-5x5-v0', 'MiniGrid-DoorKey-8x8-v0', 'Atari-PongDeterministic-v4', 'DMC-reacher-easy', 'Adroit-door'
 MOTION = dict(stack=3, stack_mode='diff') # speeds are seen in differences
-FAMILIES = { # a name, environment, demonstrations, settings, episodes, options
-    'cart': (CART, 20, dict(epochs=30) | MOTION, 20, dict(size=64, max_steps=200)),
-    'door': (DOOR, 300, MEMORY, 50, dict(size=64)),
-    'ball': (BALL, 1000, MEMORY, 50, dict(size=64)),
-    'pong': (PONG, 5, dict(epochs=15) | MOTION, 5, dict(size=64, max_steps=500)),
-    'reacher': (REACHER, 20, MSE | MOTION | dict(epochs=40), 10, dict(size=64, max_steps=150)),
-    'meta': (DRAWER, 25, FLARE, 10, dict(size=64))}
-for name, (env, n, how, episodes, options) in FAMILIES.items():
-    for who, eyes in (('truth', 'state'), ('mobilenet', 'mobilenet'), ('random', 'random4'), ('svg', 'svg')): ROWS[f'{name}-{who}'] = Row('families', env, eyes, n, how, episodes, options)
+GRID = 'mobilenet@block6:grid4'
+FAMILIES = { # a name, environment, demonstrations, settings, episodes, options; its pretrained features
+    'cart': (CART, 20, dict(epochs=30) | MOTION, 20, dict(size=64, max_steps=200), 'mobilenet'),
+    'car': (CAR, 25, dict(epochs=12) | MOTION, 20, dict(size=64), GRID),
+    'door': (DOOR, 300, MEMORY, 50, dict(size=64), 'mobilenet'),
+    'key': (KEY, 300, MEMORY, 50, dict(size=64), GRID),
+    'ball': (BALL, 1000, MEMORY, 50, dict(size=64), GRID),
+    'pong': (PONG, 5, dict(epochs=15) | MOTION, 5, dict(size=64, max_steps=500), GRID),
+    'reacher': (REACHER, 20, MSE | MOTION | dict(epochs=40), 10, dict(size=64, max_steps=150), GRID),
+    'hand': (HAND, 20, FLARE, 10, dict(size=64, max_steps=100), GRID), # planning costs a minute per episode, and the door is open after 75 steps
+    'meta': (DRAWER, 25, FLARE, 10, dict(size=64), GRID)}
+for name, (env, n, how, episodes, options, pretrained) in FAMILIES.items():
+    for who, eyes in (('truth', 'state'), ('mobilenet', pretrained), ('random', 'random4'), ('svg', 'svg')) + (('terrain', 'terrain'),)*(name=='ball'): ROWS[f'{name}-{who}'] = Row('families', env, eyes, n, how, episodes, options)
 ROWS |= {f'drive-{name}': Row('steering', 'donkeycar', name, 800, {}, 200, bar=bar) for name, bar in (('squeezenet', .8), ('mobilenet', None), ('random4', None))}
 
 
@@ -86,7 +90,7 @@ def demos(row):
     from vislearn.control.collect import collect
     how = dict(row.options); every = how.pop('every', 1)
     if how.pop('pushed', False): return pushed_walks(row.n, every)
-    trajs = collect(row.env, row.n, row.expert, options=dict(how, pixels=row.eyes!='state'), workers=2)
+    trajs = collect(row.env, row.n, row.expert, options=dict(how, pixels=row.eyes!='state' or row.part in ('families', 'tried')), workers=2) # representations of a family see the very same episodes
     return trajs if every==1 or row.eyes=='state' else thin(trajs, every)
 
 
@@ -174,18 +178,31 @@ def grow_space(env, trajs, folder, steps=600, n=600):
     return train_space(cfg.replace(data=cfg.data.replace(eval=None)), folder, train=train, test=test, device='cpu', policy='record')
 
 
+def grow_terrain(env, trajs, folder):
+    "Train an encoder of ground patches on simulated drives, which know nothing of other simulators: triplets of three grounds, 21 pixels a side."
+    from vislearn.terrain.patches import toy_patchset
+    from vislearn.terrain.rep import rep_recipe, train_rep
+    return train_rep(rep_recipe('data', dim=64, seed=1).replace(log=small_svg(1).log), folder=folder, pset=toy_patchset(n=200), device='cpu')
+
+
+GROWN = dict(svg=grow_svg, space=grow_space, terrain=grow_terrain)
+def eye_folder(base, env):
+    "Where an encoder is: one for each environment, or one for all where it is trained on something else."
+    return RUNS/'eyes'/(base if base=='terrain' else f'{base}-{env}')
+
+
 def see(eyes, env):
     "Name of an encoder as `make_encoder` takes it."
     base, at, layer = eyes.partition('@')
-    return f'run:{RUNS/"eyes"/f"{base}-{env}"}' + at + layer if base in ('svg', 'space') else eyes
+    return f'run:{eye_folder(base, env)}' + at + layer if base in GROWN else eyes
 
 
 def grow(row):
     "Train the encoder of a row on its first 1000 demonstrations, all frames, if it is one of these and not there yet."
-    base = row.eyes.partition('@')[0]; folder = RUNS/'eyes'/f'{base}-{row.env}'
-    if base not in ('svg', 'space') or (folder/'DONE').exists(): return
+    base = row.eyes.partition('@')[0]; folder = eye_folder(base, row.env)
+    if base not in GROWN or (folder/'DONE').exists(): return
     whole = demos(row._replace(n=min(row.n, 1000), options={k: v for k, v in row.options.items() if k not in ('every', 'pushed')}))
-    dict(svg=grow_svg, space=grow_space)[base](row.env, whole, folder)
+    GROWN[base](row.env, whole, folder)
 
 
 # trainings, and the episodes they are judged by
