@@ -1,10 +1,12 @@
 "Evaluation beside training: it does not touch training, it is not lost, and it never hangs."
 import os, signal, subprocess, sys, time
-import psutil, pytest, torch
+import numpy as np, psutil, pytest, torch
 from vislearn.control import beside as module
 from vislearn.control.beside import best_weights, played_epochs, score
 from vislearn.control.bc import load_bc, train_bc
-from vislearn.control.recipes import bc_nano
+from vislearn.control.collect import collect
+from vislearn.control.recipes import bc_nano, bc_source, bc_state
+from vislearn.control.results import bc_table
 from vislearn.core import DataError
 from vislearn.runs.config import Part
 from test_procs import gone, heed_ctrl_c
@@ -74,3 +76,13 @@ def test_last_evaluation_is_made_up_for(tmp_path):
     (run.dir/'DONE').unlink(); [f.unlink() for f in (run.dir/'artifacts/rollouts').glob('epoch-00003-*')]
     again = train_bc(run.config, folder=run.dir, device='cpu', show=None, policy='record')
     assert (again.dir/'DONE').exists() and played_epochs(again)[3]['Reach-discrete'].episodes==whole[3]['Reach-discrete'].episodes
+
+
+def test_one_name_for_an_environment_everywhere(tmp_path):
+    "The config may say it in another way than the card: lines, metrics and tables have the card's name."
+    pytest.importorskip('minigrid')
+    trajs = collect('MiniGrid-Empty-5x5', 4, options=dict(pixels=False), workers=1, root=tmp_path/'cache'); cfg = bc_state('MiniGrid-Empty-5x5', data=trajs.path, epochs=2, episodes=2); lines = []
+    run = train_bc(cfg.replace(log=cfg.log.replace(tensorboard=False), data=cfg.data.replace(eval=Part(name='rollout', params=dict(episodes=2, copies=1, epochs=[0, 2], concurrent=False)))), out=tmp_path, device='cpu', show=lines.append, policy='record')
+    name = trajs.card.name; table = bc_table(run); played = played_epochs(run); assert name=='MiniGrid-Empty-5x5-v0' and bc_source(run.config).env==['MiniGrid-Empty-5x5']
+    assert set(table)=={'epoch', 'training_loss', 'gradient_norm', name} and set(played[0])=={name} and sum(f' | {name} : ' in l for l in lines)==2
+    assert [table[name]['episode_return'][e] for e in (0, 2)]==[played[e][name].returns.mean() for e in (0, 2)] and np.isnan(table[name]['episode_return'][1])

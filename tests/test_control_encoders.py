@@ -1,10 +1,14 @@
 "The registry, embedders, embedding of many frames, encoders of runs."
 import json, warnings
+from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from vislearn.control.backbones import ResNet, random_dim
-from vislearn.control.encoders import Concat, embed_frames, embed_speed, encoder_names, entries, make_encoder, run_encoder
+from vislearn.control.encoders import Concat, embed_frames, embed_speed, encoder_names, encoder_title, entries, make_encoder, run_encoder
+from vislearn.control.demos import embedded
+from vislearn.control.recipes import BcSource
+from vislearn.control.trajs import toy_trajs
 from vislearn.core import ConfigError, DataError, UserError
 from vislearn.nets import Encoder, PooledEncoder, count_params, mobilenet_features, squeezenet_features, state_digest
 from vislearn.objects.space import Space, SpaceConfig
@@ -266,3 +270,18 @@ def test_models_that_make_their_encoder(tmp_path):
         with pytest.raises(UserError, match='no run abc'): make_encoder('run:abc', root=tmp_path)
     finally:
         for task in ('stub', 'nothing'): TASKS.pop(f'test.{task}', None)
+
+def test_the_title_of_an_encoder_is_the_name_on_its_card(wings, tmp_path):
+    run, root = wings['svg'], wings['svg'].dir.parent
+    for name in ('random', 'squeezenet@fire5:flat', 'squeezenet@fire5', 'mobilenet@', f'run:{run.id}', f'run:{run.dir}', str(run.dir), f'run:{run.dir}@maps', f'{run.dir}@maps:grid4', f'run:{run.id[:-1]}@maps:flat'):
+        assert encoder_title(name, root)==make_encoder(name, root=root, allow_random=True).card['name'], name
+    assert encoder_title(f' random+run:{run.dir}@maps', root)==f'random5+run:{run.id}@maps:gap' and encoder_title('run:elsewhere@maps', root)=='run:elsewhere@maps:gap'
+
+def test_features_of_a_run_are_not_made_twice(wings, monkeypatch):
+    "The card says run:<id>, the config may name the folder: the same features, unless the run has other weights by now."
+    run, trajs = wings['svg'], toy_trajs(2); monkeypatch.chdir(run.dir.parent.parent); src = BcSource(encoder=f'run:{run.dir.relative_to(Path.cwd())}@maps:grid2')
+    trajs = embedded(trajs, src); encoder = make_encoder(src.encoder, (32, 32)); trajs.info = dict(encoder=json.loads(json.dumps(encoder.card))); assert trajs.emb.shape[1]==encoder.dim==128
+    assert embedded(trajs, src) is trajs and embedded(trajs, src.replace(encoder=f'run:{run.dir}@maps:grid2')) is trajs and embedded(trajs, src.replace(encoder=src.encoder.removeprefix('run:'))) is trajs
+    assert embedded(trajs, src.replace(encoder=f'run:{run.dir}@maps')).emb.shape[1]==32
+    trajs.info['encoder']['weights'] = 'older'; assert embedded(trajs, src) is not trajs
+    alias = embedded(toy_trajs(2), BcSource(encoder='squeezenet@fire5')); alias.info = dict(encoder=dict(name='squeezenet@fire5:gap')); assert embedded(alias, BcSource(encoder='squeezenet@fire5')) is alias

@@ -99,7 +99,7 @@ class RolloutCB(CB):
         tables = {}
         for env in self.envs:
             if env not in self.pools: self.pools[env] = EnvPool(env, self.copies, self.workers, self.options)
-            tables[env] = evaluate(self.make(self.copy), self.pools[env], self.n, self.first_seed, film=self.film)
+            table = evaluate(self.make(self.copy), self.pools[env], self.n, self.first_seed, film=self.film); tables[table.card.name] = table # one name: that of its card
         if self.record: self._store(epoch, tables)
         return tables
 

@@ -10,7 +10,7 @@ __all__ = ['SOURCES', 'open_stored', 'open_toy', 'cut_time', 'open_tub', 'demos_
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
-from .encoders import embed_frames, make_encoder
+from .encoders import embed_frames, encoder_title, make_encoder
 from .recipes import BcSource, bc_data, bc_model, bc_source
 from .trajs import Trajs, join_trajs, open_trajs, toy_trajs
 from ..core import ConfigError, DataError, content_hash, nearest, seed_all
@@ -136,14 +136,24 @@ def _embed_now(trajs, encoder):
     for a, n in zip(trajs.starts, trajs.lengths): emb[a:a + n] = embed_frames(encoder, np.asarray(trajs.frames[a:a + n]))
     return trajs.with_columns(emb=emb, **({} if trajs.goals is None else dict(goal_embs=embed_frames(encoder, np.asarray(trajs.goals[:])))))
 
+def _same_eyes(trajs, src, device):
+    "Are the features there those of the encoder that a config asks for? A run may have another name there, or other weights by now."
+    card = trajs.info.get('encoder'); known = card.get('name') if isinstance(card, dict) else card
+    if known is None or src.encoder in (None, known): return True
+    if encoder_title(src.encoder)!=encoder_title(known): return False
+    size = trajs.card.size if trajs.frames is None else trajs.frames.shape[1:3]
+    if 'run:' not in known or not isinstance(card, dict) or size is None: return True
+    weights = lambda c: [m.get('weights') for m in c.get('members', [c])]
+    return weights(demo_encoder(src, size, device=device).card)==weights(card)
+
 def embedded(
     trajs:Trajs, # Demonstrations
     src:BcSource, # Which encoder
     device:torch.device|str|None=None, # Where it computes
 )->Trajs: # With `emb`, and `goal_embs` where there are goals
     "Add features of frames, if they are not there: of a store into a store beside it, else in memory."
+    if trajs.emb is not None and _same_eyes(trajs, src, device): return trajs
     known = trajs.info.get('encoder'); known = known.get('name') if isinstance(known, dict) else known
-    if trajs.emb is not None and (known is None or src.encoder in (None, known)): return trajs
     if trajs.frames is None: raise ConfigError(f'{trajs.card.name}: ' + (f'the features are those of {known}, the config says {src.encoder}, and there are no frames' if known else 'the demonstrations have neither frames nor features, but the policy sees pixels: set data.train.params.obs=state, or record frames'))
     encoder = demo_encoder(src, trajs.frames.shape[1:3], device=device)
     return _embed_now(trajs, encoder) if trajs.path is None else resolve('vislearn.control.embed:embed_trajs')(trajs, encoder)

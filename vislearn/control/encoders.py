@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'POOLS', 'Entry', 'entries', 'encoder_names', 'EncoderName', 'parse_name', 'Embedder', 'Concat',
-           'load_backbone', 'Resized', 'run_encoder', 'make_encoder', 'embed_frames', 'embed_speed']
+           'load_backbone', 'encoder_title', 'Resized', 'run_encoder', 'make_encoder', 'embed_frames', 'embed_speed']
 
 # %% ../../nbs/control/03_encoders.ipynb #c3ddc2c4
 import re, time, warnings
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from .backbones import RandomConv, ResNet, Tap, clip_tower, layer_names, own_rng, random_dim, vit
 from .inputs import Inputs, find_inputs, split_frames
 from .weights import find_weights, load_weights
-from ..core import ConfigError, DataError, content_hash, nearest
+from ..core import ConfigError, DataError, UserError, content_hash, nearest
 from ..nets import freeze, mobilenet_features, squeezenet_features, state_digest
 from ..runs.record import Run
 
@@ -205,6 +205,21 @@ def load_backbone(
     if path: return load_weights(net, path, entry.kind), path.name
     warnings.warn(f'{base}: no weights file, so its weights are random (seed {seed})', stacklevel=3)
     return net, f'random, seed {seed}'
+
+# %% ../../nbs/control/03_encoders.ipynb #3e4805bf
+def encoder_title(
+    name:str, # As for `make_encoder`; several with +
+    root:Path|str='runs', # Where ids of runs are looked up
+)->str: # As on the card: aliases and folders resolved, layer and pool in full
+    "Say how the card of an encoder will name it, without loading anything."
+    def title(part:str)->str:
+        base, layer, pool = parse_name(part)
+        if base.startswith('run:'):
+            try: base = f'run:{Run(base.removeprefix("run:"), root).id}'
+            except UserError: pass # a run that is not here keeps the name it was given
+        elif '@' in part and not layer: layer = POOLS.get(base, '')
+        return base + f'@{layer}:{pool}'*(bool(layer) if base.startswith('run:') else '@' in part)
+    return '+'.join(title(part.strip()) for part in name.split('+'))
 
 # %% ../../nbs/control/03_encoders.ipynb #dd8f2de3
 class Resized(nn.Module):

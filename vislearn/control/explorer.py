@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from .bc import bc_actor, load_bc, rollout_options
 from .beside import played_epochs
-from .envs import make_env, resolve_name
+from .envs import known_as, make_env
 from .experts import expert_kinds, make_expert, record_episode
 from .figures import action_text
 from .importers import read_trajs
@@ -160,8 +160,7 @@ class RunsView:
         name:str, # Environment, as for `make_env`
     )->str: # Its name in tables, which have its version
         "Find the name under which episodes were counted."
-        known = {e for played in self.played for tables in played.values() for e in tables}; name = resolve_name(name)[0]
-        return name if name in known else next((e for e in sorted(known) if e.startswith(f'{name}-v')), name)
+        return known_as(name, {e for played in self.played for tables in played.values() for e in tables})
     def close(self):
         "Free simulators."
         for env in self.worlds.values(): env.close()

@@ -17,7 +17,7 @@ from .beside import played_epochs, score
 from .demos import open_stored
 from .embed import embed_trajs, embs_path
 from .encoders import Embedder, make_encoder, parse_name
-from .envs import resolve_name
+from .envs import known_as
 from .pickles import read_pickle, write_pickle
 from .recipes import bc_data, bc_eval, bc_model, bc_recipe, bc_source
 from .rollout import mean_interval
@@ -115,11 +115,10 @@ def embed_jobs(
     return [EmbedJob(env, name, data, **options) for env in envs for name in embeddings]
 
 def check_embedding(
-    name:str, # Encoder; `run:<id>`, `a+b` and a folder of a run are names, too
+    name:str, # Encoder; `run:<id>`, `a+b`, a folder of a run, and each with a layer, are names, too
 )->None:
     "Refuse the name of an unknown encoder."
-    for part in name.split('+'):
-        if not (part.startswith('run:') or Path(part).is_dir() or part[:8].isdigit()): parse_name(part.strip())
+    for part in name.split('+'): parse_name(part.strip())
 
 # %% ../../nbs/control/34_jobs.ipynb #3dfc2662
 def _try(job):
@@ -219,12 +218,13 @@ def grid_table(
     sweep:Sweep, # A grid of `control.bc`, finished or not
 )->pd.DataFrame: # One row per environment and embedding
     "Summarise success over seeds, of the last and of the best evaluation."
-    cells = {}
-    for run in filter(None, sweep.runs):
-        if run.config.task!='control.bc': raise ConfigError(f'{sweep.id}: a sweep of {run.config.task}, expected one of control.bc')
-        played = played_epochs(run); how, seen = bc_eval(run.config), 'true_state' if bc_data(run.config).obs=='state' else bc_source(run.config).encoder
+    cells, runs = {}, list(filter(None, sweep.runs))
+    if other := next((r.config.task for r in runs if r.config.task!='control.bc'), None): raise ConfigError(f'{sweep.id}: a sweep of {other}, expected one of control.bc')
+    tables = [played_epochs(run) for run in runs]; known = {name for played in tables for t in played.values() for name in t}
+    for run, played in zip(runs, tables):
+        how, seen = bc_eval(run.config), 'true_state' if bc_data(run.config).obs=='state' else bc_source(run.config).encoder
         best = max((e for e in played if e), key=lambda e: score(played[e]), default=max(played, default=None))
-        for env in [resolve_name(e)[0] for e in (how.env if how else bc_source(run.config).env)]: # as evaluations name it
+        for env in dict.fromkeys(known_as(e, known) for e in (how.env if how else bc_source(run.config).env)): # as evaluations name it
             row = cells.setdefault((env, seen), dict(runs=0, finished=0, last=[], best=[])); row['runs'] += 1; row['finished'] += run.status['state']=='finished'
             if epochs := [e for e in played if env in played[e]]: row['last'].append(played[max(epochs)][env]); row['best'].append(played[best if best in epochs else max(epochs)][env])
     rows = []

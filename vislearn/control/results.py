@@ -10,6 +10,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 import numpy as np
+from .envs import known_as, resolve_name
 from .recipes import bc_eval, bc_source
 from ..core import DataError, atomic_path
 from ..formats import read_pickle
@@ -19,9 +20,11 @@ from ..runs.record import Run
 # %% ../../nbs/control/32_results.ipynb #02a35423
 def bc_table(
     run:Run, # Of the task `control.bc`
-)->dict[str, np.ndarray|dict[str, np.ndarray]]: # As the original, `(epochs + 1,)` each, NaN where nothing was measured
+)->dict[str, np.ndarray|dict[str, np.ndarray]]: # As the original, `(epochs + 1,)` each, NaN where nothing was measured; environments by the names on their cards
     "Make the table of a run."
-    rows = read_jsonl(run.dir/'metrics.jsonl'); how = bc_eval(run.config); envs = how.env if how else bc_source(run.config).env
+    rows = read_jsonl(run.dir/'metrics.jsonl'); how = bc_eval(run.config)
+    logged = {resolve_name(k.removesuffix('_return'))[0]: k.removesuffix('_return') for r in rows if r['split']=='eval' for k in r if k.endswith('_return')} # by their present names
+    envs = {name: logged.get(name, name) for name in (known_as(e, logged) for e in (how.env if how else bc_source(run.config).env))}
     n = run.config.train.epochs or max((r['epoch'] + 1 for r in rows), default=0); new = lambda: np.full(n + 1, np.nan)
     table = dict(epoch=new(), training_loss=new(), gradient_norm=new()) | {env: dict(episode_return=new(), episode_success=new()) for env in envs}
     table['epoch'][:max((r['epoch'] + 1 for r in rows if 'grad_norm' in r), default=0) + 1] = np.arange(max((r['epoch'] + 1 for r in rows if 'grad_norm' in r), default=0) + 1)
@@ -30,9 +33,9 @@ def bc_table(
         if at>n: continue
         if r['split']=='train' and 'loss' in r: table['training_loss'][at] = r['loss']
         if 'grad_norm' in r: table['gradient_norm'][at] = r['grad_norm']
-        for env in envs if r['split']=='eval' else ():
+        for env, name in envs.items() if r['split']=='eval' else ():
             for short in ('return', 'success'):
-                if f'{env}_{short}' in r: table[env][f'episode_{short}'][at] = r[f'{env}_{short}']
+                if f'{name}_{short}' in r: table[env][f'episode_{short}'][at] = r[f'{name}_{short}']
     return table
 
 # %% ../../nbs/control/32_results.ipynb #5f2834d0
