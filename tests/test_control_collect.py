@@ -1,5 +1,5 @@
 "Recording with an expert: complete, the same with any number of workers, and not lost when it is killed."
-import subprocess, sys, time
+import errno, subprocess, sys, time
 import numpy as np, psutil, pytest
 from vislearn.control import collect as module
 from vislearn.control.collect import collect, play_expert
@@ -7,6 +7,7 @@ from vislearn.control.envs import make_env
 from vislearn.control.experts import make_expert
 from vislearn.control.wrappers import ExpertFailed
 from vislearn.core import ConfigError, DataError
+from vislearn.store import StoreError
 from test_procs import gone
 
 
@@ -74,6 +75,18 @@ def test_continues_from_stored_blocks(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): collect('Reach-discrete', 12, workers=1, block=2, root=tmp_path)
     first = list(played); played.append('rested'); collect('Reach-discrete', 12, workers=1, block=2, root=tmp_path)
     assert first==list(range(9)) and played[len(first) + 1:]==list(range(8, 12))
+
+
+def test_full_disk_is_one_line_and_keeps_what_was_played(tmp_path, monkeypatch):
+    real, calls = module._play_block, []
+    def full(seeds, file):
+        calls.append(seeds)
+        if len(calls)==3: raise OSError(errno.ENOSPC, 'No space left on device')
+        return real(seeds, file)
+    monkeypatch.setattr(module, '_play_block', full)
+    with pytest.raises(StoreError, match='no room left while collecting into .*trajs: .* what was played is kept'): collect('Reach-discrete', 12, workers=1, block=2, root=tmp_path)
+    trajs = collect('Reach-discrete', 12, workers=1, block=2, root=tmp_path)
+    assert len(trajs)==12 and [list(c) for c in calls[3:]]==[[4, 5], [6, 7], [8, 9], [10, 11]]
 
 
 def test_mistakes(tmp_path):

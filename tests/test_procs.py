@@ -34,3 +34,26 @@ def test_workers_end_with_their_parent(tmp_path, kill, request):
     assert len(pids)==2 and all(psutil.pid_exists(p) for p in pids)
     os.kill(parent.pid, kill); parent.wait()
     assert gone(pids, 5)
+
+
+DEAF = '''
+import time
+from vislearn.procs import WorkerPool
+pool = WorkerPool(2, deaf=True)
+work = [pool.submit(time.sleep, 600) for _ in range(2)]
+while len(pool._processes)<2 or not all(p.is_alive() for p in pool._processes.values()): time.sleep(.05)
+time.sleep(1)
+print(*[p.pid for p in pool._processes.values()], flush=True)
+try: time.sleep(600)
+except KeyboardInterrupt: pool.kill_workers(); pool.shutdown(); print('ended')
+'''
+
+
+def test_ctrl_c_is_answered_once(tmp_path, request):
+    "It reaches parent and workers alike, and only the parent says something."
+    (tmp_path/'script.py').write_text(DEAF)
+    parent = subprocess.Popen([sys.executable, tmp_path/'script.py'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c)
+    request.addfinalizer(parent.kill); pids = [int(p) for p in parent.stdout.readline().split()]
+    assert len(pids)==2; os.killpg(parent.pid, signal.SIGINT)
+    said, complaint = parent.communicate(timeout=30)
+    assert said=='ended\n' and complaint=='' and gone(pids, 5)

@@ -6,7 +6,7 @@
 __all__ = ['watch_parent', 'spawning', 'Later', 'WorkerPool']
 
 # %% ../nbs/16_procs.ipynb #c617b317
-import importlib, multiprocessing, os, sys, threading, time
+import importlib, multiprocessing, os, signal, sys, threading, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -41,13 +41,16 @@ def spawning()->Iterator[None]:
 # %% ../nbs/16_procs.ipynb #fb544197
 class Later:
     "A call that is made in another process: it watches its parent first, and imports only then."
+    deaf = True # Ctrl-C reaches every process of a terminal; the one that made this process decides what becomes of it
     def __init__(self,
         place:str, # `module:function`
         *args:object, # Its arguments; they are sent, so keep them light
         **options:object, # More of them
     ): self.place, self.args, self.options, self.home = place, args, options, os.getpid()
     def __call__(self)->object: # What the function returns
-        if os.getpid()!=self.home: watch_parent(self.home)
+        if os.getpid()!=self.home:
+            if self.deaf: signal.signal(signal.SIGINT, signal.SIG_IGN)
+            watch_parent(self.home)
         module, _, name = self.place.partition(':')
         return getattr(importlib.import_module(module), name)(*self.args, **self.options)
 
@@ -57,8 +60,13 @@ class WorkerPool(ProcessPoolExecutor):
         workers:int, # Processes
         start:str='os:getpid', # `module:function`, called once in each of them
         *args:object, # Arguments of `start`
-    ): super().__init__(workers, multiprocessing.get_context('spawn'), initializer=Later(start, *args))
+        deaf:bool=False, # Do the processes leave Ctrl-C to this one? It has to end them then, with `kill_workers`
+    ): begin = Later(start, *args); begin.deaf = deaf; super().__init__(workers, multiprocessing.get_context('spawn'), initializer=begin)
 
     def submit(self, fn:Callable, /, *args:object, **options:object):
         "Do a piece of work in some process."
         with spawning(): return super().submit(fn, *args, **options)
+
+    def kill_workers(self):
+        "End all processes at once, whatever they do."
+        for p in list((self._processes or {}).values()): p.kill()

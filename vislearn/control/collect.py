@@ -6,7 +6,7 @@
 __all__ = ['QUICK', 'play_expert', 'collect']
 
 # %% ../../nbs/control/24_collect.ipynb #aa97104f
-import os, shutil
+import errno, os, shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +20,7 @@ from .wrappers import Expert, ExpertFailed
 from ..core import ConfigError, DataError, atomic_path, progress
 from ..procs import WorkerPool
 from ..registry import resolve
-from ..store import _lock, store_path
+from ..store import StoreError, _lock, store_path
 
 # %% ../../nbs/control/24_collect.ipynb #d3c33a91
 def play_expert(
@@ -92,13 +92,14 @@ def _gather(plan, name, options, expert_options, workers, give_up, bar):
         finally: _here.pop('env').close()
         return
     play = resolve('vislearn.control.collect:_play_block') # as workers know it
-    with WorkerPool(workers, 'vislearn.control.collect:_prepare', name, options, expert_options) as pool:
+    with WorkerPool(workers, 'vislearn.control.collect:_prepare', name, options, expert_options, deaf=True) as pool:
         running = {}
         try:
             while not plan.enough():
                 while len(running)<2*workers: k = next(todo); running[pool.submit(play, plan.seeds(k), plan.file(k))] = k
                 for f in wait(running, return_when=FIRST_COMPLETED).done: k = running.pop(f); f.result(); done(k)
         except BrokenProcessPool: raise DataError(f'{name}: a process that played died (out of memory? killed?): start again with fewer workers, what was played is kept') from None
+        except BaseException: pool.kill_workers(); raise # nobody waits for what they play now
         finally: pool.shutdown(wait=True, cancel_futures=True)
 
 # %% ../../nbs/control/24_collect.ipynb #32b3c6e7
@@ -134,6 +135,9 @@ def collect(
                 if isinstance(t, Traj): left -= 1; info.update(tried=tried, failed=tried - (n - left)); yield t
             if not left: return
     with _lock(folder.with_name(f'{folder.name}.lock')): # who asks for the same set waits, and opens it
-        trajs = write_trajs(card.name, params, played, card, root, info, space)
+        try: trajs = write_trajs(card.name, params, played, card, root, info, space)
+        except (OSError, StoreError) as e:
+            if getattr(e if isinstance(e, OSError) else e.__cause__, 'errno', None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
+            raise StoreError(f'no room left while collecting into {folder.parent}: free some space and start again, what was played is kept; or choose another cache with VISLEARN_CACHE') from None
         shutil.rmtree(folder, ignore_errors=True)
     return trajs
