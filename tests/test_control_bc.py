@@ -4,16 +4,17 @@ import numpy as np, pytest, torch
 from pvr_reference import assemble, legacy_starts
 from test_distrib import together
 from vislearn.callbacks import CB
-from vislearn.control.bc import ActionR2, BcNet, bc_learner, check_config, load_bc, load_policy, random_shift, score_demos, train_bc
+from vislearn.control.bc import ActionR2, BcNet, bc_learner, check_config, load_bc, load_policy, random_shift, rollout_callbacks, score_demos, train_bc
 from vislearn.control.demos import SideBySide, demo_encoder, embedded, open_demos
 from vislearn.control.policies import Out, Policy, PolicySpec, bc_loss
-from vislearn.control.recipes import BcModel, BcSource, bc_data, bc_nano, bc_recipe, bc_scratch
-from vislearn.control.trajs import Traj, Trajs, toy_trajs, write_trajs
+from vislearn.control.recipes import BcModel, BcSource, bc_data, bc_eval, bc_nano, bc_recipe, bc_scratch
+from vislearn.control.trajs import Traj, Trajs, make_trajs, toy_trajs, write_trajs
 from vislearn.control.windows import BcData, WindowDL, steps_of
-from vislearn.core import ConfigError
+from vislearn.core import ConfigError, DataError
 from vislearn.learn import fit_run
 from vislearn.nets import state_digest
-from vislearn.runs.config import Optim, Part, register_recipe, register_task
+from vislearn.runs.config import Optim, Part, RunConfig, register_recipe, register_task
+from vislearn.runs.edits import edit
 from vislearn.runs.metrics import read_jsonl
 from vislearn.runs.record import Run
 from vislearn.synth.reach import ReachEnv
@@ -240,3 +241,29 @@ def test_episodes_beside_training(tmp_path):
         assert len(played) == cfg.train.epochs + 1 and played[0].startswith(f'   ___ 0 | {env} : return ') and ', success ' in played[0], lines
         table = bc_table(run); assert np.isfinite(table[env]['episode_return']).all() and np.isfinite(table[env]['episode_success']).all() and len(table['epoch']) == cfg.train.epochs + 1
         assert sum(l.startswith("   ### ") for l in lines) == cfg.train.epochs
+
+
+def test_a_number_that_never_changes_has_no_r2():
+    "It is left out, and of nothing but such numbers only the distance is told."
+    rng = np.random.default_rng(0); parts = [dict(state=rng.normal(size=(9, 3)).astype(np.float32), action=np.stack([rng.normal(size=9), np.full(9, .1), np.zeros(9)], 1).astype(np.float32)) for _ in range(5)]
+    trajs = make_trajs([Traj(p['action'], state=p['state']) for p in parts]); net = BcNet(Policy(PolicySpec(dim=3, low=[-9.]*3, high=[9.]*3, core='mlp', widths=[4], batch_norm=False))); got = score_demos(net, trajs, BcData(obs='state', mode='step'))
+    pred = net(torch.from_numpy(np.concatenate([p['state'] for p in parts]))[:, None]).pred.detach().numpy().reshape(45, 3); true = np.concatenate([p['action'] for p in parts])
+    want = 1 - ((pred - true)**2).sum(0)[0]/((true - true.mean(0))**2).sum(0)[0]; assert set(got) == {'mae', 'r2', 'r2_0'} and got['r2'] == got['r2_0'] == pytest.approx(want, rel=1e-4)
+    still = make_trajs([Traj(p['action']*0 + .3, state=p['state']) for p in parts]); assert set(score_demos(net, still, BcData(obs='state', mode='step'))) == {'mae'}
+
+
+def test_actions_that_the_environment_refuses_are_found_before_training(tmp_path):
+    "Also from Python: no run folder is made."
+    good = toy_trajs(6, kind='continuous'); wide = make_trajs([t._replace(action=t.action*3) for t in good], action_space=('continuous', [-3., -3.], [3., 3.]))
+    cfg = bc_nano(kind='continuous', demos=6, epochs=1); cfg = cfg.replace(data=cfg.data.replace(eval=Part(name='rollout', params=dict(episodes=1, concurrent=False))))
+    with pytest.raises(DataError, match='demonstrations of Reach-continuous: action -?[0-9.]+ at step .* is outside the space, -1 to 1'): go(cfg, train=wide, out=tmp_path)
+    with pytest.raises(DataError, match='demonstrations of Reach-continuous: actions are moves, the space is continuous'): go(cfg, train=toy_trajs(6), out=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert go(cfg, train=good, out=tmp_path).status['state'] == 'finished' and go(cfg.replace(data=cfg.data.replace(eval=None)), train=wide, out=tmp_path).status['state'] == 'finished' # nothing is played
+
+
+@pytest.mark.parametrize('workers', [None, False, True, 2])
+def test_the_config_says_how_many_processes_play(workers, tmp_path):
+    cfg = bc_nano(demos=6, epochs=1); cfg = RunConfig(**edit(cfg.replace(data=cfg.data.replace(eval=Part(name='rollout', params=dict(episodes=2)))).model_dump(mode='json'), changes=[f'+data.eval.params.workers={"null" if workers is None else str(workers).lower()}']))
+    [cb] = rollout_callbacks(cfg, None, dict(card=toy_trajs(2).card.as_dict())); assert cb.workers is workers and cb.concurrent and bc_eval(cfg).workers is workers
+    with pytest.raises(ConfigError, match='workers'): bc_eval(cfg.replace(data=cfg.data.replace(eval=Part(name='rollout', params=dict(workers=-1)))))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'FLAGS', 'place_of', 'collect_args', 'collect_command', 'embed_args', 'embed_command', 'train_args',
-           'asked_config', 'check_play', 'train_command', 'grid_args', 'asked_grid', 'grid_command']
+           'asked_config', 'train_command', 'grid_args', 'asked_grid', 'grid_command']
 
 # %% ../../nbs/cli/10_control.ipynb #92981377
 import argparse, contextlib, json, os, tempfile, warnings
@@ -15,7 +15,7 @@ from .main import print_json, print_table
 from .objects import link_set, short_warnings
 from .video import add_flag
 from ..core import ConfigError, UserError, file_fingerprint
-from ..runs.config import Launch, RunConfig, check_data_root, dump_yaml
+from ..runs.config import Launch, RunConfig, dump_yaml
 from ..runs.edits import edit
 
 # %% ../../nbs/cli/10_control.ipynb #2db9ed2c
@@ -204,34 +204,15 @@ def asked_config(
 
 def _notes(args): return dict(flags={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k!='run' and v not in (None, False)})
 
-def check_play(
-    cfg:RunConfig, # Complete config
-    pixels:bool|None=None, # Try to draw, too? Default: as the policy needs it
-)->None:
-    "Find out before training whether its environments can be played here, as in the demonstrations."
-    from vislearn.control.bc import rollout_options
-    from vislearn.control.demos import _one_env
-    from vislearn.control.envs import make_env
-    from vislearn.control.recipes import bc_data, bc_eval, bc_source
-    from vislearn.control.trajs import check_actions, read_space
-    src, how, root = bc_source(cfg), bc_eval(cfg), check_data_root(cfg)
-    for name in how.env if how else ():
-        try: env = make_env(name, **how.options | dict(pixels=bc_data(cfg).obs=='pixels' if pixels is None else pixels))
-        except TypeError as e: raise ConfigError(f'data.eval.params.options: {how.options} does not fit make_env ({e})') from None
-        except UserError as e: raise ConfigError(f'{e}; or train without playing: --num_episodes_test 0') from None
-        space = read_space(env.action_space); env.close()
-        if name not in src.env or cfg.data.train.name!='trajs': continue
-        trajs = _one_env(root, '' if (root/'meta.json').exists() else name, src.encoder); check_actions(trajs.action[:], space, f'demonstrations of {name}'); rollout_options(cfg, dict(card=trajs.card.as_dict()))
-
 def train_command(
     args:argparse.Namespace, # See `vislearn control train --help`
 )->None:
     "Train, and print the run folder as the last line."
     check_counts(args, 'epochs', 'batch_size', 'unroll_length', 'num_trajectories_train', 'num_input_frames', 'frame_skips'); cfg = asked_config(args)
-    from vislearn.control.bc import check_config, train_bc
+    from vislearn.control.bc import train_bc
     if args.dry_run: return print(dump_yaml(cfg), end='')
     with _steady(args), tempfile.TemporaryDirectory() if args.disable_save else contextlib.nullcontext() as nowhere:
-        check_config(cfg); check_play(cfg); run = train_bc(cfg, out=nowhere, device='cpu' if args.cpu else None, policy='record' if args.disable_save else args.dirty or 'refuse', notes=_notes(args))
+        run = train_bc(cfg, out=nowhere, device='cpu' if args.cpu else None, policy='record' if args.disable_save else args.dirty or 'refuse', notes=_notes(args))
         if not args.disable_save: print(run.dir)
 
 # %% ../../nbs/cli/10_control.ipynb #2d43d38a
@@ -267,6 +248,7 @@ def grid_command(
     "Train every combination, and print the table of success."
     check_counts(args, 'epochs', 'batch_size', 'unroll_length', 'num_trajectories_train', 'num_input_frames', 'frame_skips', 'parallel')
     from vislearn.control.bc import check_config
+    from vislearn.control.beside import check_play
     from vislearn.control.jobs import embed_jobs, run_embeddings
     from vislearn.runs.sweep import Sweep, expand
     with _steady(args):

@@ -273,7 +273,7 @@ def rollout_callbacks(
     how, options = bc_eval(cfg), rollout_options(cfg, seen)
     n = cfg.train.epochs; epochs = how.epochs if how.epochs is not None else [0, *range(how.every, n + 1, how.every)] if how.every and n else None
     make = lambda model: bc_actor(cfg, model, seen)
-    return [resolve('vislearn.control.beside:RolloutCB')(make, how.env, run, how.episodes, how.seed, epochs, options, how.copies, concurrent=how.concurrent, show=show)]
+    return [resolve('vislearn.control.beside:RolloutCB')(make, how.env, run, how.episodes, how.seed, epochs, options, how.copies, how.workers, how.concurrent, show=show)]
 
 def _own_size(cfg):
     "Height and width of an environment's pictures, where demonstrations hold features only."
@@ -318,7 +318,10 @@ def train_bc(
         if show and is_main(): show(recap(run.config, learn.dls.device))
         if callbacks is not None: return callbacks
         return rollout_callbacks(run.config, run, log.seen, show or (lambda line: None)) if run.config.data.eval else []
-    run = train_run(cfg, lambda c: bc_learner(c, train, test, device), watch, folder, out, policy, notes)
+    def make(c):
+        if callbacks is None and is_main() and not (folder and (Path(folder)/'manifest.json').exists()): resolve('vislearn.control.beside:check_play')(c, train) # a new run
+        return bc_learner(c, train, test, device)
+    run = train_run(cfg, make, watch, folder, out, policy, notes)
     if show and is_main(): show('=========== End ===========')
     return run
 
@@ -352,13 +355,14 @@ def score_demos(
     trajs:Trajs, # Demonstrations, with features unless the network makes them
     data:BcData=BcData(), # How observations are put together
     bs:int=64, # Pieces at a time
-)->dict[str, float]: # `accuracy`; or `mae`, `r2` and `r2_<k>` of each dimension
-    "Compare a policy with demonstrations, step by step."
+)->dict[str, float]: # `accuracy`; or `mae`, `r2_<k>` of each dimension and their mean `r2`
+    "Compare a policy with demonstrations, step by step; numbers that never change have no R2."
     net = net if isinstance(net, BcNet) else BcNet(net); d = data.replace(mode='step' if net.spec.core=='mlp' else 'window', stack_mode=data.stack_mode if net.encoder is None else 'cat'); where = next(net.parameters()).device
     dl, pred, true = WindowDL(steps_of(trajs, d, net.encoder is not None), bs, d, shuffle=False), [], []
     with quiet(net):
         for batch in dl: pred.append(net(*(x.to(where) for x in batch[:-1])).pred.cpu()); true.append(batch[-1])
     pred, true = torch.cat(pred).double(), torch.cat(true)
     if net.spec.discrete: return dict(accuracy=float((pred.argmax(1)==true).double().mean()))
-    true = true.double(); error, spread = (pred - true).square().sum(0), (true - true.mean(0)).square().sum(0); r2 = 1 - error/spread.clamp_min(1e-12)
-    return dict(mae=float((pred - true).abs().mean()), r2=float(r2[spread>1e-12].mean())) | {f'r2_{k}': float(v) for k, v in enumerate(r2)}
+    true = true.double(); error, spread = (pred - true).square().sum(0), (true - true.mean(0)).square().sum(0); moves = spread>1e-12*true.square().sum(0) # not constant, but for rounding
+    r2 = {f'r2_{k}': float(1 - error[k]/spread[k]) for k in torch.nonzero(moves)[:, 0].tolist()}
+    return dict(mae=float((pred - true).abs().mean())) | (dict(r2=float(np.mean(list(r2.values())))) if r2 else {}) | r2

@@ -53,6 +53,7 @@ class BcEval(Frozen):
     every:int|None = Field(None, ge=1)          # Or: after every so-many-th epoch
     options:Params = {}                         # Further arguments of `make_env`
     copies:int|None = Field(None, ge=1)         # Environments side by side; default: what the machine offers
+    workers:bool|int|None = Field(None, ge=0)   # Processes: none, one for each of them, or so many; default: where it pays
     concurrent:bool = True                      # Beside training? Else training waits
 
 # %% ../../nbs/control/29_recipes.ipynb #fee8f1b9
