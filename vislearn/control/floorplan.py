@@ -162,7 +162,10 @@ def inside(self:FloorPlan,
 # %% ../../nbs/control/10_floorplan.ipynb #10886133
 class Geodesic:
     "Walking distance to one goal, for any point of the floor."
-    def __init__(self, plan:FloorPlan, goal:np.ndarray):
+    def __init__(self,
+        plan:FloorPlan, # Rooms
+        goal:np.ndarray, # Place `(2,)`: x, z [m]
+    ):
         self.plan, self.goal = plan, np.asarray(goal, float)
         self.pts, between = plan.nodes
         direct = np.where(plan.sight(self.goal, self.pts), np.linalg.norm(self.pts - self.goal, axis=-1), np.inf) if len(self.pts) else np.zeros(0)

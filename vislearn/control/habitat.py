@@ -73,7 +73,14 @@ def _wxyz(rotation):
 # %% ../../nbs/control/13_habitat.ipynb #a629c416
 class HabitatNav(ControlEnv):
     "Go where the goal picture was taken, in a scanned flat."
-    def __init__(self, scene:str, pixels:bool=True, size:tuple[int, int]=(64, 64), render:str='fast', max_steps:int|None=None, scenes:str|Path|None=None):
+    def __init__(self,
+        scene:str, # As in `SCENES`
+        pixels:bool=True, # Render?
+        size:tuple[int, int]=(64, 64), # Height and width of pictures [px]
+        render:str='fast', # Profile, for the card
+        max_steps:int|None=None, # Limit of an episode; None: 500
+        scenes:str|Path|None=None, # Folder of the flats; None: $HABITAT_SCENES, or data/scene_datasets/replica
+    ):
         name = f'HabitatImageNav-{scene}'; self.hs, self.scene = import_habitat(name), scene_numbers(scene)
         self.sim = _simulator(self.hs, _scene_file(scene, scenes), size, pixels)
         if not self.sim.pathfinder.is_loaded: self.close(); raise DataError(f'{name}: the flat has no navigation mesh: put mesh_semantic.navmesh beside mesh_semantic.ply')
@@ -81,8 +88,10 @@ class HabitatNav(ControlEnv):
             success=str(success_rule(name)), versions={'habitat-sim': str(getattr(self.hs, '__version__', 'unknown'))})
         self.observation_space, self.action_space = observation_space(self.card.size, 12, goal=pixels), spaces.Discrete(3)
 
-    def to_goal(self, position:np.ndarray)->float:
-        "Give the walking distance from `position` `(3,)` to the goal [m]."
+    def to_goal(self,
+        position:np.ndarray, # From where, `(3,)`: x, height, z [m]
+    )->float: # [m]; infinite where there is no way
+        "Give the walking distance to the goal."
         path = self.hs.ShortestPath(); path.requested_start, path.requested_end = position, self.goal
         return float(path.geodesic_distance) if self.sim.pathfinder.find_path(path) else math.inf
 

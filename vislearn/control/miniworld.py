@@ -67,8 +67,11 @@ class OwnWorld:
         try: return super().render_obs()
         finally: self._look = False
 
-    def above(self, pixels:int=400, robot:bool=False)->tuple[np.ndarray, tuple[float, float, float, float]]:
-        "Photograph the floor from above, and give the extent of the picture for `imshow`."
+    def above(self,
+        pixels:int=400, # Side of the picture [px]
+        robot:bool=False, # Show the robot?
+    )->tuple[np.ndarray, tuple[float, float, float, float]]: # Picture, and its extent for `imshow` [m]
+        "Photograph the floor from above."
         from miniworld.opengl import FrameBuffer
         self.shadow_window.switch_to()
         with contextlib.redirect_stdout(io.StringIO()): buffer = FrameBuffer(pixels, pixels, 4)
@@ -114,7 +117,14 @@ def build_world(
 # %% ../../nbs/control/11_miniworld.ipynb #a5614b8b
 class StockWorld(ControlEnv):
     "One of MiniWorld's own environments."
-    def __init__(self, name:str, spec:gym.envs.registration.EnvSpec, pixels:bool=True, size:tuple[int, int]=(60, 80), render:str='fast', max_steps:int|None=None):
+    def __init__(self,
+        name:str, # `MiniWorld-<id>`
+        spec:gym.envs.registration.EnvSpec, # How gymnasium would make it
+        pixels:bool=True, # Show pictures?
+        size:tuple[int, int]=(60, 80), # Height and width of pictures [px]
+        render:str='fast', # Profile, for the card
+        max_steps:int|None=None, # Limit of an episode; None: the environment's own, 500 if it has none
+    ):
         cls = gym.envs.registration.load_env_creator(spec.entry_point)
         self.world = build_world(type(cls.__name__, (OwnWorld, cls), {}), size if pixels else (8, 8), name, **spec.kwargs)
         limit = max_steps or self.world.max_episode_steps; limit = int(limit) if limit < math.inf else 500

@@ -39,7 +39,11 @@ def _world_of(plan, size, name):
 class RoomCamera:
     "Takes pictures in the rooms of a plan, from any pose; cameras of the same kind share one world."
     _worlds = {} # (process, plan, size) -> [world, number of cameras]
-    def __init__(self, plan:FloorPlan, size:tuple[int, int]=(64, 64), name:str='MiniWorld'):
+    def __init__(self,
+        plan:FloorPlan, # Rooms
+        size:tuple[int, int]=(64, 64), # Height and width of pictures [px]
+        name:str='MiniWorld', # Environment, for messages
+    ):
         self._key = (os.getpid(), plan, tuple(size)); held = self._worlds.get(self._key)
         if held is None: held = self._worlds[self._key] = [_world_of(plan, size, name), 0]
         held[1] += 1; self.plan, self.world = plan, held[0]
@@ -61,7 +65,13 @@ _STEP, _TURN = 0.15, 15*math.pi/180 # [m], [rad]
 
 class ImageNav(ControlEnv):
     "Go where the goal picture was taken."
-    def __init__(self, plan:FloorPlan, pixels:bool=True, size:tuple[int, int]=(64, 64), render:str='fast', max_steps:int|None=None):
+    def __init__(self,
+        plan:FloorPlan, # Rooms
+        pixels:bool=True, # Show pictures? Without them no simulator is needed
+        size:tuple[int, int]=(64, 64), # Height and width of pictures [px]
+        render:str='fast', # Profile, for the card
+        max_steps:int|None=None, # Limit of an episode; None: that of the plan
+    ):
         name = f'ImageNav-{plan.name}'; self.plan = plan
         self.card = EnvCard(name, 'imagenav', pixels, tuple(size) if pixels else None, goal=pixels, render=dict(profile=check_profile(render), camera='robot'),
             max_steps=max_steps or plan.max_steps, success=str(success_rule(name)), versions=package_versions('miniworld') if pixels else {})
@@ -91,8 +101,11 @@ class ImageNav(ControlEnv):
         obs = dict(pixels=self.camera(*self.pos, self.heading), goal=self.goal_picture) if self.camera else {}
         return obs | dict(state=np.array([*self.pos, math.cos(self.heading), math.sin(self.heading), *self.goal], np.float32))
 
-    def ahead(self, heading:float|None=None, metres:float=_STEP)->np.ndarray:
-        "Give the place in front of the robot `(2,)` [m]."
+    def ahead(self,
+        heading:float|None=None, # Direction [rad]; None: that of the robot
+        metres:float=_STEP, # How far
+    )->np.ndarray: # `(2,)`: x, z [m]
+        "Give the place in front of the robot."
         d = self.heading if heading is None else heading
         return self.pos + metres*np.array([math.cos(d), -math.sin(d)])
 
@@ -118,8 +131,10 @@ def make_imagenav(
 class RoomExpert:
     "Walks to the goal on the shortest way that keeps off the walls."
     name = 'rooms.planner'
-    def __init__(self, margin:float=0.1, slack:float=10.):
-        self.margin, self.slack = margin, math.radians(slack) # distance to keep from walls [m]; error of the heading that is left alone [degrees]
+    def __init__(self,
+        margin:float=0.1, # Distance to keep from walls [m]
+        slack:float=10., # Error of the heading that is left alone [degrees]
+    ): self.margin, self.slack = margin, math.radians(slack)
 
     def reset(self, env:gym.Env, seed:int|None=None):
         "Plan, for an environment that was just reset."
