@@ -162,3 +162,22 @@ def test_killed_extraction_leaves_nothing_half(tmp_path):
     from vislearn.store import list_stores, verify_store
     stores = list_stores(tmp_path/'cache')
     assert len(stores) == 8 and all(s.state == 'complete' and verify_store(s.path) == [] for s in stores)
+
+
+@pytest.mark.parametrize('line,words', [('objects train --cpu seed=3 --recipe space_nano train.epochs=2 --dry-run', ['seed=3', 'train.epochs=2']), ('video train --cpu seed=3 --recipe svg_nano train.epochs=2 --dry-run', ['seed=3', 'train.epochs=2']),
+    ('control train seed=3 --env A train.epochs=2 --dry_run', ['seed=3', 'train.epochs=2']), ('control grid seed=3 --env A train.epochs=2 --dry_run', ['seed=3', 'train.epochs=2']), ('run --cpu terrain_rep seed=3 --dry-run train.epochs=2', ['terrain_rep', 'seed=3', 'train.epochs=2']),
+    ('sweep --parallel 2 sweep.yaml --cpu seed=3', ['sweep.yaml', 'seed=3'])])
+def test_words_stand_between_flags_in_every_family(line, words):
+    "One parser does it for all, below a family, too."
+    assert family_parser(line.split()[0]).parse_args(line.split()[1:]).words == words
+
+
+def test_words_between_other_flags(capsys):
+    assert family_parser('config').parse_args('check terrain_rep a=1 --json b=2 -- c 3'.split()).changes == ['a=1', 'b=2'] and family_parser('run').parse_args('x --cpu -- c 3'.split()).pairs == ['c', '3']
+    assert family_parser('bag').parse_args('info a.bag --json b.bag'.split()).bag == ['a.bag', 'b.bag'] and family_parser('compare').parse_args(['a', '--json', 'b']).run_ids == ['a', 'b'] and family_parser('cache').parse_args('rm x --all y'.split()).keys == ['x', 'y']
+    for line, said in (('objects train --cpu seed=3 --recpie space_nano', 'unrecognized arguments: --recpie space_nano'), ('bag info --json', 'required: bag')):
+        with pytest.raises(SystemExit) as e: main(line.split())
+        assert e.value.code == 2 and said in capsys.readouterr().err
+    for line in ('video train --cpu seed=3 --recipe svg_nano train.epochs=2 --dry_run model.params.g_dim=7', 'objects train --cpu seed=3 --recipe space_nano train.max_steps=2 --dry_run'):
+        assert main(line.split()) == 0 and '\nseed: 3\n' in (said := capsys.readouterr().out) and (': 2\n' in said)
+    code, err = fails(capsys, *'video train --recipe svg_nano train.epohcs=2 --dry_run'.split()); assert code == 2 and "did you mean 'epochs'" in err

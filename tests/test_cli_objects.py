@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from PIL import Image
-from vislearn.cli.main import main
+from vislearn.cli.main import Parser, main
 from vislearn.cli.objects import asked_config, change_old, train_args
 from vislearn.objects.clips import ObjectClips
 from vislearn.objects.evaluate import COLUMNS, evaluate_space, read_csv
@@ -73,8 +73,7 @@ def made(tmp_path_factory):
 
 
 def asked(*words):
-    import argparse
-    p = argparse.ArgumentParser(); train_args(p); return asked_config(p.parse_args([str(w) for w in words]))
+    p = Parser(); train_args(p); return asked_config(p.parse_args([str(w) for w in words]))
 
 
 def test_recorded_sets_are_linked_and_found_again(made, capsys, tmp_path):

@@ -10,7 +10,6 @@ __all__ = ['COMMANDS', 'resolved_config', 'missing_here', 'config_check_command'
 # %% ../../nbs/cli/04_config.ipynb #af35094a
 import argparse, inspect, json, re, sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import get_args
 from .main import Command, print_json, print_table
@@ -22,24 +21,11 @@ from ..runs.edits import edit
 from ..runs.convert import Converted, config_kind, convert_config, converted_yaml, read_old
 
 # %% ../../nbs/cli/04_config.ipynb #5a305b96
-def _any_order(
-    parser:argparse.ArgumentParser, # Has `changes`
-    argv:list[str], # As typed after the command
-    into:argparse.Namespace|None=None, # Gets the values
-)->tuple[argparse.Namespace, list[str]]: # With `pairs`; what was not understood
-    "Take options and changes in any order, and keep what follows `--`."
-    cut = argv.index('--') if '--' in argv else len(argv)
-    del parser.parse_known_args # argparse calls it again from within
-    try: into, extras = parser.parse_known_intermixed_args(argv[:cut], into)
-    finally: parser.parse_known_args = partial(_any_order, parser)
-    into.pairs = argv[cut + 1:]
-    return into, extras
-
 def _cfg_args(p):
     p.add_argument('file', help='a YAML file, a .py file that leaves `config`, or the name of a recipe')
     p.add_argument('changes', nargs='*', metavar='key=value', help='changes: key=value, +key=value, ~key; for a recipe also its own arguments; KEY VALUE pairs after --')
     p.add_argument('--json', action='store_true', help='print for a program to read')
-    p.parse_known_args = partial(_any_order, p)
+    p.set_defaults(pairs=[])
 
 def _check_args(p):
     _cfg_args(p); p.add_argument('--ready', action='store_true', help='the task and the data must be here, too, as at the start of a run')

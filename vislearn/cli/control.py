@@ -24,15 +24,6 @@ def _names(text, flag='--env'):
     if not found: raise ConfigError(f'{flag}: name at least one, got {text!r}')
     return list(dict.fromkeys(found))
 
-def _intermixed(p):
-    "Let words stand between flags, also below a family."
-    plain = p.parse_known_args
-    def known(words=None, found=None):
-        p.parse_known_args = plain
-        try: return p.parse_known_intermixed_args(words, found)
-        finally: p.parse_known_args = known
-    p.parse_known_args = known
-
 @contextlib.contextmanager
 def _steady(args)->Iterator[None]:
     "Warn in short lines, and let everything use the cache of `--cache`, also processes and jobs that are started."
@@ -122,7 +113,7 @@ def embed_args(
     p.add_argument('words', nargs='*', metavar='launch.KEY=VALUE', help='with --slurm: where the jobs run'); p.add_argument('--env', required=True, metavar='ENV', help='environment; several with commas')
     add_flag(p, 'embedding_name', required=True, metavar='NAME', help='encoder; several with commas; for example resnet50, squeezenet, random5, moco_aug_uber_345, or run:ID for what a run has learned')
     p.add_argument('--weights', metavar='PATH', help='file of its weights, or folder to look in (default $PVR_MODEL_PATH, then what comes with vislearn)'); add_flag(p, 'batch_size', type=int, default=16, help='frames at a time (default 16)')
-    p.add_argument('--bf16', action='store_true', help='compute in bfloat16'); p.add_argument('--preprocess', choices=('legacy', 'modern', 'whole'), default='legacy', help='resizing as published (default), with antialiasing, or of the whole frame'); _where_args(p); _data_args(p); _intermixed(p)
+    p.add_argument('--bf16', action='store_true', help='compute in bfloat16'); p.add_argument('--preprocess', choices=('legacy', 'modern', 'whole'), default='legacy', help='resizing as published (default), with antialiasing, or of the whole frame'); _where_args(p); _data_args(p)
 
 def embed_command(
     args:argparse.Namespace, # See `vislearn control embed --help`
@@ -159,7 +150,7 @@ def _policy_args(p, leave=()):
     add_flag(p, 'num_episodes_test', type=int, default=50, metavar='N', help='episodes per environment and evaluation (default 50; 0 plays none)'); add_flag(p, 'frame_stack_mode', choices=('cat', 'diff'), help='frames side by side, or differences and the last one (cat)')
     add_flag(p, 'disable_lstm', action='store_true', help='no memory; use several input frames instead'); add_flag(p, 'batch_norm', action='store_true', default=None, help='norm of the embedding (with pictures the default)'); p.add_argument('--no_batch_norm', '--no-batch-norm', dest='batch_norm', action='store_false', help='no norm of the embedding')
     add_flag(p, 'train_embedding', action='store_true', help='train the encoder, too'); add_flag(p, 'disable_pretrained_embedding', action='store_true', help='with --train_embedding: from scratch'); p.add_argument('--weights', metavar='PATH', help='file of the weights of the encoder, or folder to look in')
-    p.add_argument('--dirty', choices=('snapshot', 'record'), help='from code that is not committed: keep a patch of it, or only note it'); _data_args(p); _intermixed(p)
+    p.add_argument('--dirty', choices=('snapshot', 'record'), help='from code that is not committed: keep a patch of it, or only note it'); _data_args(p)
 
 def train_args(
     p:argparse.ArgumentParser, # Gets the flags

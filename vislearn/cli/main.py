@@ -47,8 +47,22 @@ GROUPS = {'train': 'run resume stop requeue sweep rerun', 'results': 'ls show co
 
 # %% ../../nbs/cli/00_main.ipynb #cad6a4af
 class Parser(argparse.ArgumentParser):
-    "An argument parser whose complaints are one line."
+    "An argument parser whose complaints are one line, and whose words may stand between flags."
+    inside = False
     def error(self, message:str): "Say what is wrong, and where help is."; self.exit(2, f'{self.prog}: {message}; see {self.prog} --help\n')
+
+    def parse_known_args(self,
+        args:Sequence[str]|None=None, # As typed; default: those of the process
+        namespace:argparse.Namespace|None=None, # Gets the values
+    )->tuple[argparse.Namespace, list[str]]: # Values; what was not understood
+        "Take flags and words in any order; what follows `--` goes to `pairs`, if that has a default."
+        if self.inside or not any(a.nargs in ('*', '+') for a in self._get_positional_actions()): return super().parse_known_args(args, namespace)
+        args = list(sys.argv[1:] if args is None else args); paired = self.get_default('pairs') is not None; cut = args.index('--') if paired and '--' in args else len(args)
+        self.inside = True # argparse calls this again from within
+        try: found, extras = self.parse_known_intermixed_args(args[:cut], namespace)
+        finally: self.inside = False
+        if paired: found.pairs = args[cut + 1:]
+        return found, extras
 
 def _text(cmd): return dict(description=cmd.help, epilog=f'example:\n  {cmd.example}', formatter_class=argparse.RawDescriptionHelpFormatter)
 

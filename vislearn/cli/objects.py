@@ -100,7 +100,7 @@ def train_args(
     p.add_argument('--clips', type=Path, metavar='DIR', help='recorded clips: a set, or a folder with train and test'); add_flag(p, 'arch_type', choices=tuple(ARCH_TYPES), help='plain SPACE, with motion, or with motion and object continuity')
     add_flag(p, 'resume_ckpt', type=Path, metavar='FILE', help='start from the weights of an old checkpoint'); p.add_argument('--rgb', action='store_true', help='that checkpoint was trained on RGB (old Atari data are BGR)')
     p.add_argument('--cpu', action='store_true', help='train on the CPU, even where there is a GPU'); p.add_argument('--out', metavar='DIR', help='folder of run folders (default runs)'); p.add_argument('--dirty', choices=('snapshot', 'record'), help='from code that is not committed: keep a patch of it, or only note it')
-    add_flag(p, 'dry_run', action='store_true', help='print the complete config; create nothing'); p.usage = 'vislearn objects train (--recipe NAME [key=value ...] | --config FILE [KEY VALUE ...]) [options]'; p.parse_args = p.parse_intermixed_args
+    add_flag(p, 'dry_run', action='store_true', help='print the complete config; create nothing'); p.usage = 'vislearn objects train (--recipe NAME [key=value ...] | --config FILE [KEY VALUE ...]) [options]'
 
 def change_old(
     values:dict, # Tree of an old file

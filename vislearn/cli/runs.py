@@ -9,7 +9,6 @@ __all__ = ['COMMANDS', 'Asked', 'read_config', 'ask_for_run', 'confirm', 'run_co
 # %% ../../nbs/cli/03_runs.ipynb #c334a66b
 import argparse, inspect, sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from .main import Command, print_json, print_table
@@ -34,17 +33,7 @@ def _run_args(p):
     p.add_argument('--nproc', type=int, metavar='N', help='processes on this machine, one batch each')
     p.add_argument('--slurm', action='store_true', help='submit to Slurm instead of training here')
     p.add_argument('--dry-run', action='store_true', help='print the complete config and what would happen; create nothing')
-    p.usage, p.parse_args = 'vislearn run CFG [key=value ...] [options] [-- KEY VALUE ...]', partial(_mixed, p)
-
-def _mixed(
-    parser:argparse.ArgumentParser, # Has `words`
-    argv:Sequence[str], # As typed
-)->argparse.Namespace: # With `pairs`
-    "Parse options and words in any order, and keep what follows `--`."
-    argv = list(argv); cut = argv.index('--') if '--' in argv else len(argv)
-    args = parser.parse_intermixed_args(argv[:cut]); args.pairs = argv[cut + 1:]
-    if args.mini and not args.mini.isdecimal(): args.words.insert(0, args.mini); args.mini = '100' # `--mini cfg.yaml`
-    return args
+    p.usage = 'vislearn run CFG [key=value ...] [options] [-- KEY VALUE ...]'; p.set_defaults(pairs=[])
 
 # %% ../../nbs/cli/03_runs.ipynb #419d8943
 class Asked(NamedTuple):
@@ -84,6 +73,7 @@ def ask_for_run(
     "Turn a command line into a checked config."
     from vislearn.runs.edits import edit, set_mini
     from vislearn.runs.launch import check_task
+    if args.mini and not args.mini.isdecimal(): args.words.insert(0, args.mini); args.mini = '100' # `--mini cfg.yaml`
     if not args.words: raise ConfigError('run what? give a .yaml or .py file, or a recipe: ' + ', '.join(RECIPES))
     source = Path(args.words[0]) if Path(args.words[0]).is_file() else None
     path = _import_path(source); sys.path[:0] = [p for p in path if p not in sys.path]

@@ -25,7 +25,7 @@ def _sweep_args(p):
     p.add_argument('--dirty', choices=('snapshot',), help='from code that is not committed: keep a patch of it with every run, mark the runs as not reproducible')
     p.add_argument('--out', metavar='DIR', help="folder of run folders (default: the base config's, runs)")
     p.add_argument('--dry-run', action='store_true', help='print the combinations; create nothing'); p.add_argument('--json', action='store_true', help='with --dry-run: print for a program to read')
-    p.usage, p.parse_args = 'vislearn sweep FILE [key=value ...] [options]', p.parse_intermixed_args
+    p.usage = 'vislearn sweep FILE [key=value ...] [options]'
 
 def sweep_command(
     args:argparse.Namespace, # See `vislearn sweep --help`

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from ..core import ConfigError, atomic_path, nearest
 from ..runs.config import NO_DATA, RECIPES, InitFrom, Optim, Part, RunConfig, dump_yaml, find_recipe, parse_yaml
+from ..runs.edits import edit
 from ..runs.record import Run, all_runs
 
 # %% ../../nbs/cli/06_video.ipynb #b15de41a
@@ -36,6 +37,7 @@ def train_args(
     p:argparse.ArgumentParser, # Gets the flags
 )->None:
     "Add all flags of the original, and vislearn's own."
+    p.add_argument('words', nargs='*', metavar='KEY=VALUE', help='changes of the config'); p.usage = 'vislearn video train [options] [KEY=VALUE ...]'
     for name, (kind, default, text) in FLAGS.items(): add_flag(p, name, type=kind, metavar=name.upper(), help=text + (f' (default {default})' if default not in (None, '') else ''))
     for name, text in SWITCHES.items(): add_flag(p, name, action='store_true', default=None, help=text)
     p.add_argument('--prior', choices=('learned', 'fixed', 'none'), help='SVG-LP, SVG-FP, or the deterministic baseline (default learned)'); p.add_argument('--recipe', metavar='NAME', help=f'start from a recipe: {", ".join(_recipes())}')
@@ -57,7 +59,7 @@ def said_flags(
     args:argparse.Namespace, # Parsed
 )->dict[str, object]: # Without those that were left out
     "Collect the flags that were given."
-    own = ('run', 'cpu', 'dry_run', 'dirty', 'unsafe', 'legacy_files')
+    own = ('run', 'words', 'cpu', 'dry_run', 'dirty', 'unsafe', 'legacy_files')
     return {k: v for k, v in vars(args).items() if k not in own and v is not None}
 
 def _start(said):
@@ -135,13 +137,14 @@ def train_command(
     from vislearn.video.train import check_config, train_svg
     said, device = said_flags(args), 'cpu' if args.cpu else None; old = find_old(said.pop('model_dir')) if said.get('model_dir') else None
     if isinstance(old, Run):
-        if said: raise ConfigError(f'--model_dir {args.model_dir}: a run goes on with its own config, so {", ".join("--" + k for k in said)} cannot be given')
+        if said or args.words: raise ConfigError(f'--model_dir {args.model_dir}: a run goes on with its own config, so {", ".join([*("--" + k for k in said), *args.words])} cannot be given')
         run = train_svg(old.config, old.dir, device=device)
     else:
         cfg = asked_config(said) if old is None else start_from(old, said, args.unsafe, args.dry_run)
+        if args.words: cfg = RunConfig(**edit(cfg.model_dump(mode='json'), changes=args.words))
         check_config(cfg)
         if args.dry_run: return print(dump_yaml(cfg), end='')
-        run = train_svg(cfg, device=device, policy=args.dirty or 'refuse', notes=dict(flags={k: v for k, v in vars(args).items() if k!='run' and v not in (None, False)}))
+        run = train_svg(cfg, device=device, policy=args.dirty or 'refuse', notes=dict(flags={k: v for k, v in vars(args).items() if k!='run' and v not in (None, False, [])}))
     if args.legacy_files:
         from vislearn.video.legacy import export_run
         print(export_run(run, run.config.out))
