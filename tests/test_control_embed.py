@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from vislearn.control import embed as module
 from vislearn.control.embed import embed_trajs, embed_unique, unique_rows
 from vislearn.control.encoders import embed_frames, make_encoder
-from vislearn.control.trajs import Traj, toy_trajs, write_trajs
+from vislearn.control.trajs import Traj, open_trajs, toy_trajs, write_trajs
 from vislearn.core import DataError
 from vislearn.store import StoreError
 
@@ -38,6 +38,18 @@ def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob('emb-*.npy')))==3 and not list(tmp_path.glob('embs/*/meta.json'))
     done = embed_trajs(trajs, encoder, chunk=20, root=tmp_path)
     assert sum(calls[4:])==trajs.steps - 60 and np.array_equal(done.emb[:], embed_trajs(trajs, encoder, root=tmp_path/'other').emb[:]) and not list(tmp_path.rglob('.*.parts'))
+
+
+def test_another_set_under_the_same_name_has_features_of_its_own(tmp_path):
+    "Whoever records again finds the new set where the old one was."
+    encoder, link, found = make_encoder('random3', size=(8, 8)), tmp_path/'demos'/'Corridor', []; link.parent.mkdir()
+    for seed in (0, 1):
+        frames = np.random.default_rng(seed).integers(0, 255, (6, 8, 8, 3), np.uint8)
+        stored = write_trajs('Corridor', dict(seed=seed), lambda: iter([Traj(np.zeros(6, np.int64), frames)]), root=tmp_path)
+        link.unlink(missing_ok=True); link.symlink_to(stored.path); done = embed_trajs(open_trajs(link), encoder, dtype='float32', root=tmp_path)
+        assert np.array_equal(done.emb[:], embed_frames(encoder, frames)); found.append(done.emb.store.path)
+        assert embed_trajs(stored, encoder, dtype='float32', root=tmp_path).emb.store.path==done.emb.store.path # by whatever name
+    assert found[0]!=found[1]
 
 
 def test_disk_full_keeps_what_is_done(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ import numpy as np
 from .encoders import Embedder, embed_frames
 from .rows import Picked, chunk_rows
 from .trajs import Trajs
-from ..core import ConfigError, DataError, atomic_path, progress
-from ..store import Store, StoreError, StoreWriter, build_store, store_path
+from ..core import ConfigError, DataError, atomic_path, content_hash, progress
+from ..store import Rows, Store, StoreError, StoreWriter, build_store, store_path
 
 # %% ../../nbs/control/25_embed.ipynb #bb4a72b0
 def unique_rows(
@@ -48,16 +48,18 @@ def whole_goals(
     while isinstance(goals, Picked): goals, which = goals.base, goals.which[which]
     return goals, which
 
+def _digest(column):
+    "Hash all rows of a column; a store knows the hashes of its files."
+    if isinstance(column, Rows): return [f['sha256'] for f in column.store.meta['arrays'][column.name]['files'].values()]
+    digest = hashlib.sha256()
+    for _, rows in chunk_rows(column, 256): digest.update(np.ascontiguousarray(rows).data)
+    return digest.hexdigest()
+
 def data_key(
     trajs:Trajs, # Trajectories with pictures
 )->str: # Names the pictures of the set, of all its rows
-    "Name the pictures of a set: by its store, or by their content."
-    if trajs.path is not None: return trajs.path.name
-    digest = hashlib.sha256()
-    for name in ('frames', 'goals'):
-        if name not in trajs.arrays: continue
-        for _, rows in chunk_rows(whole_goals(trajs)[0] if name=='goals' else trajs.arrays[name], 256): digest.update(np.ascontiguousarray(rows).data)
-    return digest.hexdigest()[:16]
+    "Name the pictures of a set by their content: where they lie, and under which name, may change."
+    return content_hash({name: _digest(whole_goals(trajs)[0] if name=='goals' else trajs.arrays[name]) for name in ('frames', 'goals') if name in trajs.arrays})[:16]
 
 def _params(trajs, encoder, dtype): return dict(data=data_key(trajs), encoder=encoder.fingerprint, dtype=dtype)
 
