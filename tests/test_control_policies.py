@@ -100,6 +100,18 @@ def test_P08_rows_do_not_influence_each_other(core):
     with torch.no_grad(): assert (net(x).pred[0] - net(other).pred[0]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize('core', ['lstm', 'mlp'])
+@pytest.mark.parametrize('discrete', [True, False])
+def test_P08_acting_is_the_forward_pass(core, discrete):
+    "`act` takes a shorter way through the network; in training mode, too, it norms by what it knows."
+    net = small(core, discrete, batch_norm=True).eval(); net.norm.running_mean.normal_(); net.norm.running_var.uniform_(.5, 2); x, state = torch.randn(6, 5), net.initial(6)
+    for mode in (True, False):
+        with torch.no_grad(): out = net.eval()(x[:, None], state)
+        before = {k: v.clone() for k, v in net.state_dict().items()}; got, after = net.train(mode).act(x, state); want = out.pred[:, 0]
+        assert torch.equal(got, want.argmax(1)) if discrete else torch.allclose(got, want.clamp(-1, 1), atol=1e-6)
+        assert (after is None)==(core=='mlp') and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(after or (), out.state or ())) and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
 def test_P08_a_row_that_begins_an_episode_forgets():
     net = small().eval(); x = torch.randn(3, 8, 5); state = net.initial(3)
     for t in range(4): _, state = net.act(x[:, t], state)

@@ -1,8 +1,10 @@
 "Playing many environments at once: same table for any number of them, and nothing is left when somebody dies."
 import os, signal, subprocess, sys, threading, time
 import gymnasium as gym, numpy as np, pytest, torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from vislearn.control.encoders import make_encoder
 from vislearn.control.envs import make_env
-from vislearn.control.policies import Policy, PolicySpec
+from vislearn.control.policies import Policy, PolicySpec, QuickELU, quick_copy
 from vislearn.control.rollout import EnvPool, PolicyActor, RandomActor, Rollouts, Stopped, evaluate, mean_interval
 from vislearn.control.wrappers import Stacker
 from vislearn.core import ConfigError, DataError, seed_all
@@ -19,6 +21,53 @@ class Mean(torch.nn.Module):
 def test_P09_table_does_not_depend_on_number_of_environments():
     tables = [evaluate(PolicyActor(lstm(), obs='state'), 'Reach-discrete', n=11, envs=k, workers=w, options=dict(pixels=False)).episodes for k, w in ((1, False), (4, False), (5, False), (3, True))]
     assert tables[0]==tables[1]==tables[2]==tables[3] and len(tables[0])==11 and len({e.length for e in tables[0]})>1
+
+
+def test_P09_halves_of_a_pool_change_nothing():
+    "Several copies per worker: while one half moves the policy thinks about the other; memory, goals and frame history stay with their rows."
+    make = lambda: PolicyActor(lstm(12 + 2, n=4), Mean(), stack=2, proprio=True); twins = []
+    class Counted(PolicyActor):
+        def twin(self): twins.append(1); return super().twin()
+    alone = evaluate(make(), 'Reach-goal', n=13, envs=1, workers=False); policy = make()
+    halves = evaluate(Counted(policy.policy, Mean(), stack=2, proprio=True), 'Reach-goal', n=13, envs=7, workers=2, film=3)
+    assert alone.episodes==halves.episodes and len(twins)==1 and len({e.length for e in alone.episodes})>1
+    assert all(len(halves.films[s])==halves.episodes[s].length + 1 for s in range(3)) and np.array_equal(halves.films[2][0], make_env('Reach-goal').reset(seed=2)[0]['pixels'])
+
+
+@pytest.mark.parametrize('name, options, workers', [('Reach-goal', {}, 0), ('Reach-continuous', dict(pixels=False), 2), ('CartPole-v1', dict(pixels=False, skip=2), 0)])
+def test_pool_steps_as_gymnasium_does(name, options, workers):
+    "The reference is gymnasium's vector environment with the same seeds and actions; rows that end begin again, the others stay."
+    slow = SyncVectorEnv([lambda: make_env(name, **options)]*5, autoreset_mode=AutoresetMode.DISABLED); rng = np.random.default_rng(0); ends = 0
+    with EnvPool(name, 5, workers, options) as pool:
+        want, got, seeds = slow.reset(seed=list(range(5)))[0], pool.reset(range(5)), np.arange(5)
+        for t in range(60):
+            assert set(want)==set(got) and all(np.array_equal(want[k], got[k]) and want[k].dtype==got[k].dtype for k in want)
+            space = pool.action_space; actions = rng.integers(space.n, size=5) if isinstance(space, gym.spaces.Discrete) else rng.uniform(space.low, space.high, (5, *space.shape)).astype(np.float32)
+            want, r, done, late, info = slow.step(actions); got, reward, ended, infos = pool.step(actions); over = done | late
+            assert np.array_equal(r, reward) and np.array_equal(over, ended) and all(('success' in i)==('success' in info) and (not i or bool(i['success'])==bool(info['success'][k])) for k, i in enumerate(infos))
+            if over.any(): seeds = seeds + 5*over; ends += over.sum(); want, got = slow.reset(seed=seeds.tolist(), options=dict(reset_mask=over))[0], pool.reset(seeds, over)
+    assert ends>3; slow.close()
+
+
+def test_mistakes_in_a_worker_are_raised_here():
+    with EnvPool('Reach-continuous', 3, 2, dict(pixels=False)) as pool:
+        pool.reset([0, 1, 2])
+        with pytest.raises(DataError, match='action must be 2 finite numbers from -1 to 1, got'): pool.step(np.full((3, 2), 9., np.float32))
+        with pytest.raises(DataError, match=r'actions must be float32 \(3, 2\), got int64 \(3,\)'): pool.step(np.zeros(3, int))
+    assert not pool.pids
+
+
+def test_quick_network_sees_what_the_encoder_sees():
+    encoder = make_encoder('random4', (32, 32)); quick = PolicyActor(lstm(encoder.dim), encoder).eye; x = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode(): slow, fast = encoder(x.permute(0, 3, 1, 2).contiguous()), quick(x.permute(0, 3, 1, 2))
+    assert (slow - fast).abs().max()<1e-5*slow.abs().max() and any(isinstance(m, QuickELU) for m in quick.modules()) and not any(isinstance(m, QuickELU) for m in encoder.modules())
+    assert {p.data_ptr() for p in quick.parameters()}=={p.data_ptr() for p in encoder.parameters()}
+    for x in (torch.linspace(-90, 90, 200_001), torch.randn(3, 5, 64, 80), torch.randn(9, 4, 70, 50).to(memory_format=torch.channels_last), torch.randn(6, 8, 9)[:, ::2]):
+        y = QuickELU()(x.clone(memory_format=torch.preserve_format)); assert (y - torch.nn.functional.elu(x)).abs().max()<2e-7 and y.stride()==torch.nn.functional.elu(x).stride()
+    assert QuickELU()(torch.tensor([-np.inf, np.inf])).tolist()==[-1, np.inf] and QuickELU()(torch.tensor([np.nan])).isnan()
+    w = torch.tensor([-1., 2.], requires_grad=True); QuickELU()(w).sum().backward(); assert torch.allclose(w.grad, torch.tensor([np.exp(-1.), 1.], dtype=torch.float32))
+    half = torch.linspace(-3, 3, 50).bfloat16(); assert torch.equal(QuickELU()(half), torch.nn.functional.elu(half))
+    net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ELU()); assert not any(isinstance(m, QuickELU) for m in quick_copy(net).modules()) # it would write over what others gave
 
 
 def test_P08_batched_rollout_is_the_single_rollout():
