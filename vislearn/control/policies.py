@@ -167,7 +167,7 @@ def keep_memory()->bool: # False where the C library cannot be told so
     return all([mallopt(-3, 2**25)==1, mallopt(-1, 2**28)==1]) # from 32 MB on, memory comes from the system; up to 256 MB stay here
 
 class QuickELU(nn.Module):
-    "The same numbers as `nn.ELU`, up to rounding, written over the input; for networks that learn nothing."
+    "Compute what `nn.ELU` does, up to rounding, over the input; for networks that learn nothing."
     part = 2**16 # numbers at a time, so that they stay in the cache
     def forward(self, x:Tensor)->Tensor:
         if x.dtype!=torch.float32 or x.requires_grad or x.device.type!='cpu' or not (x.is_contiguous() or x.ndim==4 and x.is_contiguous(memory_format=torch.channels_last)): return F.elu(x)
@@ -178,7 +178,7 @@ class QuickELU(nn.Module):
 def quick_copy(
     net:nn.Module, # Frozen network
 )->nn.Module: # Shares its weights
-    "Copy the modules of a network, not its weights, with quicker ones where nobody else needs what they are given."
+    "Copy the modules of a network, not its weights; quicker ones where they may write over their input."
     out, before = copy.copy(net), None; out._modules = {}
     for k, m in net._modules.items():
         own = isinstance(net, nn.Sequential) and isinstance(before, (nn.Conv2d, nn.Linear)); before = m

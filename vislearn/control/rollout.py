@@ -142,7 +142,7 @@ def _serve(pipe, raw, spec, rows, name, options):
     os._exit(0) # taking the interpreter down would only cost time
 
 # %% ../../nbs/control/27_rollout.ipynb #7a7c3c89
-CHEAP = ('gym', 'minigrid', 'toy') # Families whose steps cost less than sending their frames to another process
+CHEAP = ('gym', 'minigrid', 'toy', 'imagenav') # Families with steps below a millisecond: starting workers takes longer than playing fifty episodes here
 ALONE = ('habitat',) # Families of which a process can hold one
 
 class EnvPool:
