@@ -8,8 +8,8 @@ from vislearn.control.wrappers import EnvCard, success_rule
 from vislearn.core import ConfigError, DataError
 
 ONE_EACH = {'minigrid': ['MiniGrid-DoorKey-8x8-v0', 'BabyAI-GoToRedBall-v0'], 'gym': ['CartPole-v1', 'Pendulum-v1'], 'toy': ['Reach-discrete', 'Reach-continuous'], 'atari': ['Atari-BreakoutDeterministic-v4'], 'dmc': ['DMC-cheetah-run'],
-    'adroit': ['Adroit-pen'], 'metaworld': ['MetaWorld-drawer-open'], 'imagenav': ['ImageNav-one_room'], 'miniworld': ['MiniWorld-Hallway']}
-PACKAGES = dict(minigrid='minigrid', atari='ale_py', dmc='dm_control', adroit='gymnasium_robotics', metaworld='metaworld', imagenav='miniworld', miniworld='miniworld')
+    'adroit': ['Adroit-pen'], 'metaworld': ['MetaWorld-drawer-open'], 'kitchen': ['Kitchen-microwave'], 'imagenav': ['ImageNav-one_room'], 'miniworld': ['MiniWorld-Hallway']}
+PACKAGES = dict(minigrid='minigrid', atari='ale_py', dmc='dm_control', adroit='gymnasium_robotics', metaworld='metaworld', kitchen='gymnasium_robotics', imagenav='miniworld', miniworld='miniworld')
 CASES = [(f, n) for f, names in ONE_EACH.items() for n in names]
 
 

@@ -1,8 +1,10 @@
 "MuJoCo environments: sizes, seeds, success, rewards in closed form, pictures against the simulators' own, scripted experts"
 import numpy as np, pytest
 
-from vislearn.control.mujoco import ADROIT, DmcTask, ScriptedExpert, adroit_reward, dmc_tasks, make_adroit, make_dmc, make_metaworld, metaworld_tasks
-from vislearn.control.wrappers import EnvCard, FrameSkip
+from vislearn.control.envs import env_names, make_env, resolve_name
+from vislearn.control.experts import make_expert
+from vislearn.control.mujoco import ADROIT, DmcTask, ScriptedExpert, adroit_reward, dmc_tasks, make_adroit, make_dmc, make_kitchen, make_metaworld, metaworld_tasks
+from vislearn.control.wrappers import EnvCard, FrameSkip, Tally
 from vislearn.core import ConfigError, DataError
 
 MAKE = {'DMC': make_dmc, 'Adroit': make_adroit, 'HMS': make_adroit, 'MetaWorld': make_metaworld}
@@ -220,3 +222,27 @@ def test_metaworld_ends_with_success_unless_told():
     for until in (True, False):
         env = make_metaworld(name, pixels=False, until_success=until); e = record_episode(env, ScriptedExpert(name), 3); lengths.append(len(e.action)); assert e.success
     assert lengths[0]<150 and lengths[1]==500
+
+
+def test_kitchen_tasks_are_counted_until_all_are_done():
+    "Objects put where they should be: a reward for each, success and the end with the last; a completed task counts even if it is undone."
+    env = make_kitchen('Kitchen-microwave+slide_cabinet', pixels=False); sim = env.task.env; still = np.zeros(9, np.float32)
+    from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_GOALS, OBS_ELEMENT_INDICES
+    def put(task, share=1.): sim.data.qpos[OBS_ELEMENT_INDICES[task]] = share*OBS_ELEMENT_GOALS[task]
+    for _ in range(2): # the same in the next episode
+        env.reset(seed=4); tally = Tally(env.card.rule); said = []
+        for change in (lambda: None, lambda: put('microwave'), lambda: put('microwave', 0.), lambda: put('slide cabinet')):
+            change(); obs, reward, ended, late, info = env.step(still); tally.add(reward, info); said.append((reward, ended, late, info['success'])); assert np.allclose(obs['state'][:18], obs['proprio']) and np.allclose(obs['state'][18:39], sim.data.qpos[9:], atol=.01)
+        assert said == [(0., False, False, False), (1., False, False, False), (0., False, False, False), (1., True, False, True)] and tally.success is True
+    env.close()
+
+
+def test_kitchen_names_and_pictures():
+    assert env_names('kitchen')[:2] == ['Kitchen', 'Kitchen-bottom_burner'] and resolve_name('FrankaKitchen-v1') == ('Kitchen', 'kitchen') == resolve_name('Kitchen')
+    env = make_env('FrankaKitchen-v1', size=64); assert env.card.name == 'Kitchen' and len(env.task.env.goal) == 7 and env.card.max_steps == 280 and env.card.render['profile'] == 'fast'
+    obs, _ = env.reset(seed=1); x = obs['pixels'].astype(float); assert x.std() > 30 and 40 < x.mean() < 200, 'the kitchen fills the picture'
+    before = x.copy(); env.task.data.qpos[22] = -.75; moved = env.step(np.zeros(9, np.float32))[0]['pixels'].astype(float); changed = np.argwhere(abs(moved - before).max(-1) > 30); assert len(changed) > 20 and changed[:, 1].mean() < 32, 'the door of the microwave, left'
+    env.close()
+    for name, said in (('Kitchen-micro', 'unknown environment'), ('Kitchen-', 'unknown environment'), ('Kitchen-kettle+kettle', 'named twice')):
+        with pytest.raises(ConfigError, match=said): make_env(name)
+    with pytest.raises(ConfigError, match='there is no expert for Kitchen: experts exist for'): make_expert('Kitchen')

@@ -30,6 +30,7 @@ FAMILIES = { # in the order in which a name is tried
     'adroit': Family('Adroit-|HMS-', 'vislearn.control.mujoco:make_adroit', tuple(f'Adroit-{t}' for t in ('door', 'hammer', 'pen', 'relocate'))),
     'dmc': Family('DMC-', 'vislearn.control.mujoco:make_dmc', 'vislearn.control.mujoco:dmc_tasks', 'DMC-'),
     'metaworld': Family('MetaWorld-', 'vislearn.control.mujoco:make_metaworld', 'vislearn.control.mujoco:metaworld_tasks', 'MetaWorld-'),
+    'kitchen': Family('Kitchen(-|$)', 'vislearn.control.mujoco:make_kitchen', ('Kitchen', *(f'Kitchen-{t}' for t in ('bottom_burner', 'top_burner', 'light_switch', 'slide_cabinet', 'hinge_cabinet', 'microwave', 'kettle')))),
     'miniworld': Family('MiniWorld-', 'vislearn.control.miniworld:make_miniworld', 'vislearn.control.miniworld:miniworld_names'),
     'toy': Family('Reach-', 'vislearn.control.reach:make_reach', ('Reach-discrete', 'Reach-continuous', 'Reach-decoy', 'Reach-goal')),
     'gym': Family('', 'vislearn.control.grids:make_gym', 'vislearn.control.grids:gym_names'),
@@ -50,6 +51,7 @@ def resolve_name(
     if not isinstance(name, str) or not name: raise ConfigError(f'the name of an environment must be text, for example MiniGrid-DoorKey-8x8-v0, got {name!r}')
     if m := re.fullmatch(r'HMS-(\w+?)(-v\d+)?', name): name = f'Adroit-{m[1]}'
     if m := re.fullmatch(r'ALE/(\w+-v5)', name): name = f'Atari-{m[1]}'
+    if name=='FrankaKitchen-v1': name = 'Kitchen'
     return name, next(f for f, family in FAMILIES.items() if re.match(family.pattern, name))
 
 # %% ../../nbs/control/15_envs.ipynb #f849fb6d
@@ -76,7 +78,7 @@ def env_names(
     return found
 
 def _suggest(name):
-    near = nearest(name.split('-')[0], ['HabitatImageNav', 'ImageNav', 'Atari', 'MiniGrid', 'BabyAI', 'Adroit', 'HMS', 'DMC', 'MetaWorld', 'MiniWorld', 'Reach'])
+    near = nearest(name.split('-')[0], ['HabitatImageNav', 'ImageNav', 'Atari', 'MiniGrid', 'BabyAI', 'Adroit', 'HMS', 'DMC', 'MetaWorld', 'Kitchen', 'MiniWorld', 'Reach'])
     try: return nearest(name, env_names(resolve_name(re.search("'(.+)'", near)[1] + '-')[1] if near else 'gym')) or near or nearest(name, [n.split('-', 1)[-1] for n in env_names('minigrid')])
     except MissingExtra: return near
 

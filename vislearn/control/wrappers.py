@@ -78,7 +78,7 @@ class SuccessRule:
         except ValueError as e: raise e if isinstance(e, ConfigError) else ConfigError(f"success rule must look like 'any', 'count>20', 'final', 'return>0' or 'none', got {text!r}") from None
 
 # %% ../../nbs/control/04_wrappers.ipynb #3afe848b
-_RULES = [('Adroit-pen', 'count>20'), ('HMS-pen', 'count>20'), ('Adroit-', 'count>25'), ('HMS-', 'count>25'), ('MetaWorld-', 'any'), ('ImageNav-', 'any'), ('Reach-', 'any'), ('HabitatImageNav-', 'any'),
+_RULES = [('Adroit-pen', 'count>20'), ('HMS-pen', 'count>20'), ('Adroit-', 'count>25'), ('HMS-', 'count>25'), ('MetaWorld-', 'any'), ('Kitchen', 'any'), ('ImageNav-', 'any'), ('Reach-', 'any'), ('HabitatImageNav-', 'any'),
     ('MiniWorld-CollectHealth', 'none'), ('MiniWorld-PickupObjects', 'none'), ('MiniWorld-RoomObjects', 'none'), ('MiniWorld-', 'return>0'), ('MiniGrid-', 'return>0'), ('BabyAI-', 'return>0')]
 
 def success_rule(
