@@ -144,8 +144,10 @@ def run_embeddings(
         if any(there): keep(job, there, ' was there')
         else: todo.append(job)
     if parallel>1 and len(todo)>1:
-        with WorkerPool(min(parallel, len(todo))) as pool:
-            for job, future in [(j, pool.submit(_try, j)) for j in todo]: keep(job, future.result())
+        with WorkerPool(min(parallel, len(todo)), deaf=True) as pool:
+            try:
+                for job, future in [(j, pool.submit(_try, j)) for j in todo]: keep(job, future.result())
+            except BaseException: pool.kill_workers(); raise # what is embedded is kept
     else:
         for job in todo: keep(job, _try(job))
     if failed: raise DataError(next(iter(failed.values())) if len(jobs)==1 else f'{len(failed)} of {len(jobs)} embeddings failed: ' + '; '.join(f'{n}: {e}' for n, e in failed.items()))
