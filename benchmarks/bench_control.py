@@ -9,6 +9,7 @@ that it started, because a busy machine takes time away from both. The promises 
 """
 import os, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
+from statistics import median
 os.environ.setdefault('OMP_NUM_THREADS', '1'); os.environ.setdefault('LP_NUM_THREADS', '0')
 from harness import TOP, entry, group, main
 
@@ -156,11 +157,11 @@ def cloning_config(name, quick=False):
 
 class BothSides:
     "One policy, trained by the library and by the original's loop, on the same batches in the same order."
-    def __init__(self, name, steps=3, quick=False, T=None):
+    def __init__(self, name, steps=3, quick=False, T=None, amp='no'):
         import torch
         from vislearn.callbacks import CB
         from vislearn.control.bc import bc_learner
-        self.cfg, dim, discrete = cloning_config(name, quick); self.T = T or (10 if quick else 100)
+        self.cfg, dim, discrete = cloning_config(name, quick); self.cfg = self.cfg.replace(train=self.cfg.train.replace(amp=amp)); self.T = T or (10 if quick else 100)
         if quick: self.cfg = self.cfg.replace(data=self.cfg.data.replace(train=self.cfg.data.train.replace(params=dict(self.cfg.data.train.params, window=self.T))))
         self.mlp = self.cfg.data.train.params['mode']=='step'; self.windows = (self.cfg.train.batch_size//self.T if self.mlp else self.cfg.train.batch_size); self.steps = steps
         self.trajs = features(self.windows*steps, dim, discrete, T=self.T); torch.manual_seed(0); self.learn = bc_learner(self.cfg, self.trajs, device='cpu')
@@ -186,6 +187,16 @@ class BothSides:
         "First rows of the windows of a batch."
         return [int(self.T*i) for i in range(step*self.windows, (step + 1)*self.windows)] if self.mlp else [int(self.dl.table[i, 2]) for i in self.dl.indices(0, step)]
 
+    def ready(self, arrays):
+        "The batches of the original, made in advance."
+        from pvr_reference import assemble
+        return [assemble(arrays, self.starts(step), self.T) for step in range(self.steps)]
+
+    def network(self, batches):
+        "Train on batches that are there: forward, loss, backward, gradients cut, optimizer."
+        from pvr_reference import clone_step
+        for batch in batches: clone_step(self.net, self.opt, *batch, fused=True)
+
     def slow(self, arrays, fused=False):
         "The same as the original did it; give the losses. `fused`: the network runs as the library runs it, only the batches are the original's."
         from pvr_reference import assemble, clone_step
@@ -198,14 +209,18 @@ class BothSides:
 def cloning(quick):
     """Training steps per second of CPU time, recipes of the paper (16 windows of 100 steps; without memory 1,600 steps of three stacked frames), one thread: the library's learner with all its callbacks against
     the original's step: every row of a batch looked up by its number, and the memory run in a loop over steps. Same network, batches of the same size, RMSprop, gradients cut at 40. The promise is 3. The rows "same network calls"
-    have the original's batches and the library's calls of the network; the rows "assembly" make batches and nothing else."""
+    have the original's batches and the library's calls of the network; the rows "assembly" make batches and nothing else. `network_share` is the part of the library's step that plain torch needs for the network alone (forward, backward,
+    optimizer) on batches that are there, `at_most` the ratio if all the rest cost nothing. The rows "bfloat16" train with `train.amp=bf16`, an option that is off by default."""
     for name in ('lstm, continuous', 'mlp') if quick else POLICIES:
         n = 1 if name=='lstm' else 2; both = BothSides(name, n, quick); arrays = both.arrays(); repeats, warm = (2, 0) if name=='lstm' else (2 if quick else 4, 1)
         config = dict(recipe=POLICIES[name][0], rows=both.windows*both.T, windows=both.windows, features=int(both.trajs.emb.shape[1]), stack=both.cfg.data.train.params['stack'], parameters=sum(p.numel() for p in both.net.parameters()), threads=1)
-        cpu, wall = turns(repeats, lambda: both.slow(arrays), both.fast, lambda: both.slow(arrays, fused=True), warm=warm)
+        batches = both.ready(arrays); cpu, wall = turns(repeats, lambda: both.slow(arrays), both.fast, lambda: both.slow(arrays, fused=True), lambda: both.network(batches), warm=warm)
+        slow, fast, alone = (median(cpu[k]) for k in (0, 1, 3)); config.update(network_share=round(alone/fast, 2), at_most=round(slow/alone, 2)); del batches
         yield entry(f'cloning step, {name}', 'steps/s', rates(n, cpu[1]), rates(n, cpu[0]), config, better='higher', limit=3.)
         yield entry(f'cloning step, {name}, wall time', 'steps/s', rates(n, wall[1]), rates(n, wall[0]), config, better='higher')
         yield entry(f'cloning step, {name}, same network calls', 'steps/s', rates(n, cpu[1]), rates(n, cpu[2]), config, better='higher')
+        if name.startswith('mlp') and (not quick or name=='mlp'):
+            half = BothSides(name, n, quick, amp='bf16'); cpu, _ = turns(repeats, lambda: both.slow(arrays), half.fast); yield entry(f'cloning step, {name}, bfloat16', 'steps/s', rates(n, cpu[1]), rates(n, cpu[0]), dict(config, amp='bf16'), better='higher', note='the original in float32')
         from pvr_reference import assemble
         cpu, _ = turns(2 if quick else 5, lambda: [assemble(arrays, both.starts(k), both.T) for k in range(n)], lambda: [both.dl.batch(0, k) for k in range(n)])
         yield entry(f'assembly, {name}', 'batches/s', rates(n, cpu[1]), rates(n, cpu[0]), config, better='higher', limit=3.)
@@ -286,31 +301,48 @@ def actor_for(pool, encoder=None, core='mlp'):
     return PolicyActor(Policy(PolicySpec(dim=dim, core=core, widths=[256, 256], **act)), encoder, 'pixels' if encoder else 'state')
 
 
-ROLLOUTS = ( # environment, encoder (None: true state, nothing is drawn), steps of an episode, episodes per copy, promised? (None: not in workers, as it would be by default, but in this process)
-    ('MetaWorld-drawer-open', 'random4', 50, 1, True), ('DMC-walker-walk', 'random4', 50, 3, True), ('ImageNav-one_room', 'random4', 100, 3, True), ('MiniGrid-DoorKey-8x8-v0', 'random4', 100, 1, True), ('Reach-discrete', 'random4', 32, 4, True),
-    ('ImageNav-one_room', 'random4', 100, 1, None), ('MetaWorld-drawer-open', 'squeezenet', 25, 1, False), ('MetaWorld-drawer-open', None, 100, 3, False), ('MiniGrid-DoorKey-8x8-v0', None, 100, 1, False))
+ROLLOUTS = ( # environment, encoder (None: true state, nothing is drawn), steps of an episode, episodes per copy, promised?, where (None: as by default; else in workers, or in this process)
+    ('MetaWorld-drawer-open', 'random4', 50, 1, True, None), ('DMC-walker-walk', 'random4', 50, 1, True, None), ('ImageNav-one_room', 'random4', 100, 1, True, 'workers'), ('MiniGrid-DoorKey-8x8-v0', 'random4', 100, 1, True, None),
+    ('Reach-discrete', 'random4', 32, 4, True, None), ('ImageNav-one_room', 'random4', 100, 1, True, 'one process'), ('MetaWorld-drawer-open', 'squeezenet', 25, 1, False, None), ('MetaWorld-drawer-open', None, 100, 1, False, None),
+    ('MetaWorld-drawer-open', None, 100, 1, False, 'one process'), ('MiniGrid-DoorKey-8x8-v0', None, 100, 1, False, None))
+FELT = (('MetaWorld-drawer-open', 'random4', 25), ('DMC-walker-walk', 'random4', 50), ('ImageNav-one_room', 'random4', 100), ('MiniGrid-DoorKey-8x8-v0', 'random4', 100), ('Reach-discrete', 'random4', 32), ('MetaWorld-drawer-open', None, 100)) # environment, encoder, steps of an episode
+
+
+def felt(name, sees, T, episodes, repeats):
+    "Steps per second by the clock, as a user feels them: `evaluate` with its defaults, and one environment in a plain loop."
+    from vislearn.control.rollout import EnvPool, evaluate
+    options, got, plain = dict(max_steps=T, pixels=sees is not None), [], []
+    with EnvPool(name, options=options) as pool, Alone(name, options, 0) as alone:
+        pool.n = min(pool.n, episodes); begin = time.perf_counter(); pool.open(); begin = time.perf_counter()-begin
+        actor = actor_for(pool, quiet_encoder(sees, pool.card.size[0]) if sees else None); evaluate(actor, pool, min(pool.n, episodes), 10**6); alone(T)
+        for k in range(repeats):
+            wall = time.perf_counter(); out = evaluate(actor, pool, episodes, 1000*k); got.append(sum(e.length for e in out.episodes)/(time.perf_counter()-wall)); plain.append(alone(4*T, 1000*k)[1])
+        config = dict(environment=name, sees=sees or 'true state', size=pool.card.size, episodes=episodes, episode=T, copies=pool.n, processes=len(pool.pids), usable_cores=len(os.sched_getaffinity(0)), start_s=round(begin, 1))
+    return entry(f'evaluate with its defaults against one environment alone, {name}, {sees or "true state"}, wall time', 'steps/s', got, plain, config, better='higher', note='one environment in a plain loop with random actions, no policy, one process; starting workers is not counted, see start_s')
 
 
 @group
 def rollouts(quick):
     """Environment steps per second of `evaluate` with a policy (two layers of 256 units; a small random network of four convolutions or SqueezeNet sees for it) against the same number of processes that step the environment alone with
-    random actions, resets included on both sides. CPU time is that of all processes together. The promise is 0.7. Cheap environments run in this process on both sides, sixteen side by side on the fast one. The rows "with the policy's
-    own time" add what the policy alone takes on the same observations to the slow side: what is missing to 1 is what playing itself costs."""
+    random actions, resets included on both sides. CPU time is that of all processes together. The promise is 0.7. Workers hold four copies each, as by default; cheap environments run in this process on both sides, sixteen side by side on the
+    fast one. The rows "with the policy's own time" add what the policy alone takes on the same observations to the slow side: what is missing to 1 is what playing itself costs. The rows "evaluate with its defaults" are what a user feels: all
+    cores, fifty episodes, against one environment in a plain loop."""
     from vislearn.control.rollout import EnvPool, evaluate
-    for name, sees, T, each, promised in (('Reach-discrete', 'random4', 8, 1, True),) if quick else ROLLOUTS:
-        options = dict(max_steps=T, pixels=sees is not None); workers = promised is not None and EnvPool(name, options=options).workers; n = 2 if workers else 4 if quick else 16; start = time.time()
-        with EnvPool(name, n, workers, options) as pool, Alone(name, options, n if workers else 0) as alone:
-            encoder = quiet_encoder(sees, pool.card.size[0]) if sees else None; actor = actor_for(pool, encoder); evaluate(actor, pool, n, 10**6); alone(T)
+    for name, sees, T, each, promised, place in (('Reach-discrete', 'random4', 8, 1, True, None),) if quick else ROLLOUTS:
+        options = dict(max_steps=T, pixels=sees is not None); workers = 2 if (place=='workers' if place else EnvPool(name, options=options).workers) else 0; start = time.time()
+        with EnvPool(name, 4 if quick else None, workers, options) as pool, Alone(name, options, workers) as alone:
+            n, half = pool.n, pool.n//2 if workers else pool.n; encoder = quiet_encoder(sees, pool.card.size[0]) if sees else None; actor = actor_for(pool, encoder); evaluate(actor, pool, n, 10**6); alone(T)
             got, share, steps = dict(cpu=[[], []], wall=[[], []]), [], T*n*each
             for k in range(1 if quick else 5):
                 pids, cpu, wall = pool.pids, cpu_of(pool.pids), time.perf_counter(); out = evaluate(actor, pool, n*each, seed=1000*k); played = sum(e.length for e in out.episodes)
                 got['cpu'][0].append(played/(cpu_of(pids)-cpu)); got['wall'][0].append(played/(time.perf_counter()-wall))
                 for kind, rate in zip(('cpu', 'wall'), alone(steps, 1000*k)): got[kind][1].append(rate)
-                share.append(policy_alone(actor, pool.reset(list(range(n))), n))
-        config = dict(environment=name, size=pool.card.size, sees=sees or 'true state', processes=n if workers else 1, copies=n, episode=T, steps=steps, policy_us=round(1e6*sorted(share)[len(share)//2], 1), seconds=round(time.time()-start, 1)); label = f'rollout, {name}, {sees or "true state"}' + ', in one process'*(promised is None)
+                share.append(policy_alone(actor, {key: v[:half] for key, v in pool.reset(list(range(n))).items()}, half)) # in portions as they are played
+        config = dict(environment=name, size=pool.card.size, sees=sees or 'true state', processes=workers or 1, copies=n, episode=T, steps=steps, policy_us=round(1e6*median(share), 1), seconds=round(time.time()-start, 1)); label = f'rollout, {name}, {sees or "true state"}' + ', in one process'*(place=='one process')
         yield entry(f'{label}, CPU time', 'steps/s', got['cpu'][0], got['cpu'][1], config, better='higher', limit=.7 if promised else None)
         yield entry(f"{label}, CPU time, with the policy's own time", 'steps/s', got['cpu'][0], [1/(1/r + s) for r, s in zip(got['cpu'][1], share)], config, better='higher')
         yield entry(f'{label}, wall time', 'steps/s', got['wall'][0], got['wall'][1], config, better='higher', note='on a machine that others use, too')
+    for name, sees, T in (('Reach-discrete', 'random4', 8),) if quick else FELT: yield felt(name, sees, T, 4 if quick else 50, 1 if quick else 3)
 
 
 SCENES = ('DMC-cheetah-run', 'DMC-walker-walk', 'DMC-reacher-easy', 'Adroit-door', 'Adroit-pen', 'MetaWorld-drawer-open', 'MetaWorld-hammer')
