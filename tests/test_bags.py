@@ -8,7 +8,8 @@ from vislearn.core import ConfigError, UserError, real_data
 from vislearn.robot.bags import (Bag, BagError, BagWarning, DecodeError, EmptyTopicError, MissingTopicError, TimeRangeError, TopicMap, WrongTypeError,
                                  bag_check, bag_info, format_check, format_info)
 from vislearn.robot.msgs import LAYOUTS, typestore
-from vislearn.robot.reader import Recording
+from vislearn.movies import natural_key
+from vislearn.robot.reader import Recording, find_files, natural
 from vislearn.robot.rows import SPOT_JOINTS
 
 FORMATS = ('ros1', 'sqlite3', 'mcap')
@@ -508,3 +509,10 @@ def test_bags_travel_to_other_processes(tmp_path, fmt):
     pids = [os.fork() for _ in range(2)] if hasattr(os, 'fork') else []
     if 0 in pids: os._exit(0 if all((pickle.loads(data).images()[k]==images[k]).all() for k in range(6)) else 1)
     assert all(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1])==0 for p in pids)
+
+
+def test_parts_of_a_recording_are_sorted_as_films_are(tmp_path):
+    "By numbers, not by letters; one rule for all files."
+    assert natural is natural_key
+    for k in (10, 9, 1): (tmp_path/f'drive_{k}.bag').write_bytes((real_data('bags/husky_outdoor_imu_odom_gps.bag')).read_bytes()[:64])
+    assert [f.name for f in find_files(tmp_path)] == ['drive_1.bag', 'drive_9.bag', 'drive_10.bag']

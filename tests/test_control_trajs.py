@@ -3,6 +3,7 @@ import dataclasses, multiprocessing as mp, os, pickle, signal, subprocess, sys, 
 from pathlib import Path
 
 import numpy as np, pytest
+from vislearn.clips import Splits, hold_out
 from vislearn.control.rows import Joined, Picked, chunk_rows, span_rows, take_rows
 from vislearn.control.trajs import Traj, Trajs, check_traj, data_card, join_trajs, open_trajs, read_space, toy_trajs, write_trajs
 from vislearn.core import DataError
@@ -270,3 +271,8 @@ def test_B14_toy_data_belong_to_their_environment(name, options):
     env = make_env(name); card, toy = env.get_wrapper_attr('card'), toy_trajs(2, **options); card.check_same(toy.card, 'environment and data'); assert read_space(env.action_space) == toy.action_space
     with pytest.raises(DataError, match='skip'): make_env(name, skip=2).get_wrapper_attr('card').check_same(toy.card, 'environment and data')
     with pytest.raises(DataError, match='hide_after'): card.check_same(toy_trajs(1, hide_after=1, **options).card, 'environment and data')
+
+
+def test_trajectories_are_held_out_by_the_rule_of_all_sets():
+    assert issubclass(Trajs, Splits) and 'split' not in vars(Trajs); trajs = toy_trajs(9)
+    for part, rows in zip(trajs.split(.3, 5), hold_out(9, .3, 5)): assert part.names == [trajs.names[i] for i in rows]

@@ -8,6 +8,7 @@ from vislearn.clips import Clip, write_clips
 from vislearn.core import ConfigError, DataError, UserError, real_data
 from vislearn.objects.boxes import Things
 from vislearn.objects.frames import (ClipSource, FilmSource, FrameSource, SOURCES, SpriteSource, Thing, file_source, mark_moving, mark_visible, open_source, play, things_table)
+from vislearn.synth import catch
 from vislearn.synth.messages import BagOut
 from vislearn.synth.sprites import SpriteWorld
 
@@ -241,3 +242,8 @@ def test_boxes_outside_the_frame_are_cut_and_gone():
 def test_a_source_that_is_none(name, message):
     with pytest.raises(ConfigError, match=message) as e: open_source(name)
     assert '\n' not in str(e.value)
+
+
+def test_one_definition_of_a_thing():
+    "The record of the catch game below is that of all sources."
+    assert Thing is catch.Thing is catch.Piece and Thing.__module__ == 'vislearn.synth.catch' and type(catch.CatchGame().things()[0]) is Thing

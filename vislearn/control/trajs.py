@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
-from ..clips import hold_out
+from ..clips import Splits
 from .rows import Joined, Picked, chunk_rows, span_rows, take_rows
 from .wrappers import EnvCard
 from ..core import DataError, check_shape
@@ -128,7 +128,7 @@ def _check_like(out, like, name):
 # %% ../../nbs/control/18_trajs.ipynb #dcf07571
 def _column(name, doc): return property(lambda self: self.arrays.get(name), doc=doc)
 
-class Trajs:
+class Trajs(Splits):
     "A set of demonstrations, in memory or in a store."
     def __init__(self,
         arrays:Mapping[str, object], # Columns, one row per step; `goals` and `goal_embs`, one row per episode
@@ -266,15 +266,6 @@ def select(self:Trajs,
     if len(k) and (k.min()<-len(self) or k.max()>=len(self)): raise IndexError(f'episode {k[(k<-len(self)) | (k>=len(self))][0]} of {len(self)}')
     k = k % max(1, len(self)); arrays = {n: Picked(a, k) if n in ONCE else a for n, a in self.arrays.items()}
     return Trajs(arrays, self.starts[k], self.lengths[k], [self.names[i] for i in k], self.seeds[k], self.solved[k], self.card, self.action_space, self.info, self.path)
-
-@patch
-def split(self:Trajs,
-    share:float=.2, # Share of the episodes that is held out, at least one
-    seed:int=0, # Of the choice
-)->tuple[Trajs, Trajs]: # For training, held out
-    "Hold episodes out."
-    train, held = hold_out(len(self), share, seed)
-    return self.select(train), self.select(held)
 
 @patch
 def with_columns(self:Trajs,
