@@ -55,8 +55,8 @@ MEMORY = dict(core='lstm', widths=[256], window=32, epochs=20, bs=16)
 ROWS = {
     'drawer-state': Row('calibration', DRAWER, 'state', 50, SMALL, 50, bar=1.),
     'button-state': Row('calibration', BUTTON, 'state', 50, SMALL, 50, bar=1.),
-    'drawer-random4': Row('calibration', DRAWER, 'random4', 25, FLARE, 25, dict(size=64), .9),
-    'button-random4': Row('calibration', BUTTON, 'random4', 25, FLARE, 25, dict(size=64), .9),
+    'drawer-random4': Row('calibration', DRAWER, 'random4', 25, FLARE | dict(bs=64), 25, dict(size=64), .9),
+    'button-random4': Row('calibration', BUTTON, 'random4', 25, FLARE | dict(bs=64), 25, dict(size=64), .9),
     'ball-random4': Row('calibration', BALL, 'random4', 1000, MEMORY, 100, dict(size=64), .5),
     'nav-state': Row('calibration', NAV, 'state', 1000, dict(epochs=15, schedule='linear'), 100, bar=.95),
 }
