@@ -3,7 +3,7 @@ import json, os, pickle, tarfile
 
 import numpy as np, pytest
 from PIL import Image
-from vislearn.control import drives, wrappers
+from vislearn.control import wrappers
 from vislearn.control.drives import read_lerobot, read_table, read_tub
 from vislearn.control.flat import read_flat_hdf5, read_npz
 from vislearn.control.hdf import read_minari, read_robomimic, write_minari
@@ -233,25 +233,40 @@ def test_lerobot_without_videos_and_broken(tmp_path):
 
 
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
-    folder = lerobot(tmp_path/'a', toy_trajs(2, kind='continuous'), cameras=()); old = next((folder/'data').rglob('*.npz')); columns = dict(np.load(old)); old.rename(old.with_suffix('.parquet'))
+    folder = lerobot(tmp_path/'a', toy_trajs(2, kind='continuous'), cameras=()); old = next((folder/'data').rglob('*.npz')); old.rename(old.with_suffix('.parquet'))
     real = wrappers.importlib.import_module
     def hidden(name, *args):
         if name.startswith('pyarrow'): raise ModuleNotFoundError("No module named 'pyarrow'", name='pyarrow')
         return real(name, *args)
     monkeypatch.setattr(wrappers.importlib, 'import_module', hidden)
-    with pytest.raises(ConfigError, match='file-000.parquet is a Parquet table and needs pyarrow: pip install pyarrow') as err: read_lerobot(folder, root=tmp_path)
+    with pytest.raises(ConfigError, match='file-000.parquet is a Parquet table and needs pyarrow: pip install .vislearn.lerobot..') as err: read_lerobot(folder, root=tmp_path)
     assert '\n' not in str(err.value)
-    class Column: # what pyarrow gives, as far as it is used
-        def __init__(self, x): self.x = x
-        def to_pylist(self): return self.x.tolist()
-    class Table:
-        column_names = [*columns, 'observation.image']
-        def __getitem__(self, k): return Column(columns[k])
-        class schema:
-            @staticmethod
-            def field(k): return type('F', (), dict(type='struct<bytes: binary>' if k == 'observation.image' else 'list<float>'))
-    monkeypatch.setattr(drives, 'need', lambda package, what: type('P', (), dict(read_table=staticmethod(lambda path: Table()))))
-    assert len(read_lerobot(folder, root=tmp_path)) == 2
+
+
+def as_parquet(folder, **extra):
+    "Turn the tables of a folder into Parquet files with the types that LeRobot writes."
+    import pyarrow as pa, pyarrow.parquet as pq
+    for old in (folder/'data').rglob('*.npz'):
+        columns = dict(np.load(old)); n = len(columns['action']); old.unlink()
+        kinds = {k: pa.list_(pa.float32(), v.shape[1]) if v.ndim == 2 else pa.bool_() if v.dtype == bool else pa.int64() if v.dtype.kind == 'i' else pa.float32() for k, v in columns.items()}
+        arrays = {k: pa.array(v.tolist(), kinds[k]) for k, v in columns.items()} | dict(task_index=pa.array([0]*n, pa.int64()), task=pa.array(['reach']*n), ragged=pa.array([[1.]*(i % 3) for i in range(n)], pa.list_(pa.float32())))
+        arrays['observation.images.wrist'] = pa.array([dict(bytes=b'x', path='a.png')]*n, pa.struct([('bytes', pa.binary()), ('path', pa.string())]))
+        pq.write_table(pa.table(arrays), old.with_suffix('.parquet'), row_group_size=7)
+    return folder
+
+
+@pytest.mark.parametrize('v2', [False, True])
+def test_lerobot_folders_with_parquet_tables(tmp_path, v2):
+    "Written by pyarrow itself: lists of fixed length, truth values, text, rows of different lengths, pictures inside."
+    pytest.importorskip('pyarrow'); toy = toy_trajs(7, kind='continuous'); folder = as_parquet(lerobot(tmp_path/'robot', toy, v2, cameras=('observation.images.front',)))
+    got = read_trajs(folder, root=tmp_path).validate(); assert list(got.lengths) == list(toy.lengths) and all(got.successes) and all(same(a, b, 'state', 'action', 'reward') for a, b in zip(got, toy)) and got.frames.shape[1:] == (32, 32, 3)
+    table = max(map(read_table, (folder/'data').rglob('*.parquet')), key=lambda t: len(t['action'])); assert table['action'].shape[1] == 2 and table['next.success'].dtype == bool and 'ragged' not in table and 'observation.images.wrist' not in table and table['task'][0] == 'reach'
+
+
+def test_a_parquet_table_that_is_cut(tmp_path):
+    pytest.importorskip('pyarrow'); folder = as_parquet(lerobot(tmp_path/'robot', toy_trajs(2, kind='continuous'), cameras=())); file = next((folder/'data').rglob('*.parquet')); file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(DataError, match='file-000.parquet: no whole Parquet table') as err: read_lerobot(folder, root=tmp_path)
+    assert '\n' not in str(err.value)
 
 
 # All --------------------------------------------------------------------------------------------------------------------

@@ -40,8 +40,14 @@ def read_tub(
 
 # %% ../../nbs/control/22_drives.ipynb #694bb5cc
 def _parquet(path):
-    table = need('pyarrow.parquet', f'{path.name} is a Parquet table and').read_table(path)
-    return {k: np.array(table[k].to_pylist()) for k in table.column_names if not str(table.schema.field(k).type).startswith('struct')} # pictures inside the table are structs
+    parquet, out = need('pyarrow.parquet', f'{path.name} is a Parquet table and'), {}
+    try: table = parquet.read_table(path)
+    except (ValueError, OSError) as e: raise DataError(f'{path}: no whole Parquet table ({" ".join(str(e).split())[:100]})') from None
+    for k in table.column_names:
+        if str(table.schema.field(k).type).startswith('struct'): continue # pictures inside the table
+        try: out[k] = np.array(table[k].to_pylist())
+        except ValueError: continue # rows of different lengths
+    return out
 
 def _csv(path):
     "Columns of text, cut into numbers; `action.0`, `action.1` are one column."

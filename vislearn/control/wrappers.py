@@ -20,7 +20,7 @@ from ..core import ConfigError, DataError, nearest
 
 # %% ../../nbs/control/04_wrappers.ipynb #9af81f32
 EXTRAS = dict(minigrid='minigrid', pygame='minigrid', mujoco='mujoco', dm_control='mujoco', gymnasium_robotics='mujoco', metaworld='mujoco', ale_py='atari',
-    miniworld='miniworld', pyglet='miniworld', minari='minari', h5py='minari', timm='pvr') # package to extra of vislearn
+    miniworld='miniworld', pyglet='miniworld', minari='minari', h5py='minari', pyarrow='lerobot', timm='pvr') # package to extra of vislearn
 
 class MissingExtra(ConfigError, ImportError):
     "A package is needed that is not installed."
