@@ -111,7 +111,7 @@ def embed_args(
 )->None:
     "Add the flags of `vislearn control embed`."
     p.add_argument('words', nargs='*', metavar='launch.KEY=VALUE', help='with --slurm: where the jobs run'); p.add_argument('--env', required=True, metavar='ENV', help='environment; several with commas')
-    add_flag(p, 'embedding_name', required=True, metavar='NAME', help='encoder; several with commas; for example resnet50, squeezenet, random5, moco_aug_uber_345, or run:ID for what a run has learned')
+    add_flag(p, 'embedding_name', required=True, metavar='NAME', help='encoder; several with commas; for example resnet50, squeezenet, random5, moco_aug_uber_345, or run:ID for what a run has learned; NAME@LAYER:POOL reads a layer, for example run:ID@maps:grid4')
     p.add_argument('--weights', metavar='PATH', help='file of its weights, or folder to look in (default $PVR_MODEL_PATH, then what comes with vislearn)'); add_flag(p, 'batch_size', type=int, default=16, help='frames at a time (default 16)')
     p.add_argument('--bf16', action='store_true', help='compute in bfloat16'); p.add_argument('--preprocess', choices=('legacy', 'modern', 'whole'), default='legacy', help='resizing as published (default), with antialiasing, or of the whole frame'); _where_args(p); _data_args(p)
 
