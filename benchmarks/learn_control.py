@@ -299,6 +299,13 @@ NAVS = { # name: eyes, demonstrations, options, settings
     'mobilenet6-decay': ('mobilenet@block6:grid4', 5000, dict(every=4), CALM),
     'mobilenet6-5000': ('mobilenet@block6:grid4', 5000, dict(every=4), LINE), 'svg-5000': ('svg', 5000, dict(every=4), LINE), 'svg-5000-all': ('svg', 5000, {}, LINE)}
 TRIED = {n: Row('tried', NAV, eyes, many, how, 60, options) for n, (eyes, many, options, how) in NAVS.items()}
+CANDIDATES = { # of families, seed 0, 20 episodes: eyes, demonstrations, settings, options
+    'car': (('truth', 'state', 50, dict(epochs=30) | MOTION, {}), ('random4', 'random4', 50, dict(epochs=30) | MOTION, {}), ('grid', GRID, 50, dict(epochs=30) | MOTION, {})),
+    'key': (('truth', 'state', 300, MEMORY, {}), ('grid', GRID, 300, MEMORY, {}), ('gap', 'mobilenet', 300, MEMORY, {})),
+    'ball': (('grid', GRID, 1000, MEMORY, {}), ('gap', 'mobilenet', 1000, MEMORY, {}), ('svg', 'svg', 1000, MEMORY, {}), ('svg-maps', 'svg@maps:grid4', 1000, MEMORY, {})),
+    'reacher': tuple((name, eyes, n, MSE | MOTION | how, dict(max_steps=150)) for name, eyes, n, how in (('truth', 'state', 20, dict(epochs=40)), ('grid', GRID, 20, dict(epochs=40)), ('truth-60', 'state', 60, dict(epochs=30, schedule='linear')),
+        *((name, eyes, 60, dict(epochs=15, schedule='linear', decay=1.)) for name, eyes in (('random4-60', 'random4'), ('grid-60', GRID))), *((name, eyes, 60, dict(epochs=20, schedule='linear', decay=1.)) for name, eyes in (('truth-calm', 'state'), ('svg', 'svg'), ('svg-maps', 'svg@maps:grid4')))))}
+TRIED |= {f'{family}-{name}': Row('tried', FAMILIES[family][0], eyes, n, how, 20, dict(size=64) | options) for family, rows in CANDIDATES.items() for name, eyes, n, how, options in rows}
 
 
 def tried():
@@ -308,7 +315,7 @@ def tried():
     for name, row in TRIED.items():
         if not (RUNS/'tried'/name/'table.json').exists(): continue
         costs = json.loads((RUNS/'tried'/name/'costs.json').read_text()); table = Rollouts.load(RUNS/'tried'/name/'table.json')
-        out[name] = dict(eyes=row.eyes, demos=costs['demos'], steps=costs['steps'], inputs=costs['inputs'], how=row.how, options=row.options, episodes=len(table), held_out={k: short(v) for k, v in costs['held_out'].items()}) | told([table])
+        out[name] = dict(env=row.env, eyes=row.eyes, demos=costs['demos'], steps=costs['steps'], inputs=costs['inputs'], how=row.how, options=row.options, episodes=len(table), held_out={k: short(v) for k, v in costs['held_out'].items()}) | told([table])
     return out
 
 
