@@ -333,7 +333,7 @@ def rollouts(quick):
         with EnvPool(name, 4 if quick else None, workers, options) as pool, Alone(name, options, workers) as alone:
             n, half = pool.n, pool.n//2 if workers else pool.n; encoder = quiet_encoder(sees, pool.card.size[0]) if sees else None; actor = actor_for(pool, encoder); evaluate(actor, pool, n, 10**6); alone(T)
             got, share, steps = dict(cpu=[[], []], wall=[[], []]), [], T*n*each
-            for k in range(1 if quick else 5):
+            for k in range(1 if quick else 5 if promised else 3):
                 pids, cpu, wall = pool.pids, cpu_of(pool.pids), time.perf_counter(); out = evaluate(actor, pool, n*each, seed=1000*k); played = sum(e.length for e in out.episodes)
                 got['cpu'][0].append(played/(cpu_of(pids)-cpu)); got['wall'][0].append(played/(time.perf_counter()-wall))
                 for kind, rate in zip(('cpu', 'wall'), alone(steps, 1000*k)): got[kind][1].append(rate)
