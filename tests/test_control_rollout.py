@@ -67,6 +67,7 @@ def test_quick_network_sees_what_the_encoder_sees():
     assert QuickELU()(torch.tensor([-np.inf, np.inf])).tolist()==[-1, np.inf] and QuickELU()(torch.tensor([np.nan])).isnan()
     w = torch.tensor([-1., 2.], requires_grad=True); QuickELU()(w).sum().backward(); assert torch.allclose(w.grad, torch.tensor([np.exp(-1.), 1.], dtype=torch.float32))
     half = torch.linspace(-3, 3, 50).bfloat16(); assert torch.equal(QuickELU()(half), torch.nn.functional.elu(half))
+    traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)); assert quick_copy(torch.nn.Sequential(traced))[0] is traced
     net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ELU()); assert not any(isinstance(m, QuickELU) for m in quick_copy(net).modules()) # it would write over what others gave
 
 

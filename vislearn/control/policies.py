@@ -179,6 +179,7 @@ def quick_copy(
     net:nn.Module, # Frozen network
 )->nn.Module: # Shares its weights
     "Copy the modules of a network, not its weights; quicker ones where they may write over their input."
+    if isinstance(net, torch.jit.ScriptModule): return net # is as it is
     out, before = copy.copy(net), None; out._modules = {}
     for k, m in net._modules.items():
         own = isinstance(net, nn.Sequential) and isinstance(before, (nn.Conv2d, nn.Linear)); before = m
