@@ -1,5 +1,5 @@
 "vislearn control as a user types it: the three lines of the original, its files, grids, what is refused, what survives a kill"
-import contextlib, io, json, os, pickle, shlex, signal, subprocess, sys, time
+import contextlib, errno, io, json, os, pickle, shlex, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, psutil, pytest, torch
 from vislearn.cli.main import main
@@ -255,6 +255,40 @@ def test_missing_extras_are_named(here, tmp_path):
 def test_a_missing_renderer_names_the_package(here, env, how):
     got = subprocess.run(**shell(f'control collect --env {env} --n_trajectories 1 --workers 1 --data_path none'.split(), DISPLAY='', **how), cwd=here, capture_output=True, text=True, timeout=100)
     assert got.returncode == 2 and got.stderr.count('\n') == 1 and 'cannot render' in got.stderr and 'apt-get install' in got.stderr and not (here/'none').exists(), got.stderr
+
+
+# ---- disks that are full, or cannot be written
+
+@pytest.mark.parametrize('line, place', [('collect --env Reach-goal --n_trajectories 10 --workers 1 --data_path {}', 'file/x'), ('collect --env Reach-goal --n_trajectories 2 --workers 1 --cache {}', 'file'), ('embed --env Reach-goal --embedding_name random4 --cpu --cache {}', 'file/x'), ('embed --env Reach-goal --embedding_name random4 --cpu --cache {}', 'file'),
+    ('train --env Reach-goal --embedding_name true_state ' + TRAIN + ' --num_episodes_test 0 --save_path {}', 'file'), ('eval --random --env Reach-goal -n 1 --film {}', 'file'), ('show demos/Reach-goal --out {}/a.png', 'file'), ('show Reach-goal --out {}/a.png', 'file')])
+def test_places_that_cannot_be_written_are_one_line(here, tmp_path, line, place):
+    (tmp_path/'file').write_text('x'); err = fails(f'control {line.format(tmp_path/place)}'); assert str(tmp_path/'file') in err and ('expected a folder' in err or 'a file is in the way' in err), err
+
+
+@pytest.mark.parametrize('number, said', [(errno.ENOSPC, 'No space left on device: free some space'), (errno.EROFS, 'Read-only file system: choose a place'), (errno.EACCES, 'Permission denied: choose another place'), (None, 'No space left on device: free some space')])
+def test_disk_errors_name_the_file_that_was_asked_for(here, tmp_path, monkeypatch, number, said):
+    "Also where Python does not say which file, or, as NumPy, not even which error; and the clean-up does not raise on top."
+    def broken(self, file, *args, **kwargs): raise OSError(number, os.strerror(number), None if number == errno.ENOSPC else str(file)) if number else OSError('393216 requested and 102336 written')
+    def stuck(self, missing_ok=False): raise OSError(errno.EROFS, 'Read-only file system', str(self))
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', broken); monkeypatch.setattr(Path, 'unlink', stuck)
+    assert fails(f'control show demos/Reach-goal --out {tmp_path/"a.png"}').startswith(f'vislearn: {tmp_path/"a.png"}: {said}')
+
+
+def test_other_errors_of_the_system_keep_their_traceback(here, tmp_path, monkeypatch):
+    def broken(*args, **kwargs): raise OSError(errno.EIO, 'Input/output error')
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', broken)
+    with pytest.raises(OSError, match='Input/output'): main(['control', 'show', 'demos/Reach-goal', '--out', str(tmp_path/'a.png')])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path('/proc/mounts').exists(), reason='mounting a small tmpfs needs root')
+def test_a_disk_that_is_really_full(here, tmp_path):
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=20k', 'tmpfs', tmp_path], capture_output=True).returncode: pytest.skip('mount of a tmpfs is not permitted here')
+    try:
+        (tmp_path/'fill').write_bytes(bytes(16_000))
+        for line in (f'collect --env Reach-goal --n_trajectories 10 --workers 1 --pickle --data_path {tmp_path}', f'embed --env Reach-goal --embedding_name random6 --cpu --cache {tmp_path/"c"}', f'show demos/Reach-goal --out {tmp_path/"a.png"}', f'eval --random --env Reach-goal -n 1 --film {tmp_path/"films"}'):
+            err = fails(f'control {line}'); assert ('No space left on device' in err or 'no room left' in err) and 'free some space' in err
+        assert not [f for f in tmp_path.rglob('*') if f.suffix in ('.png', '.mp4', '.pickle') or '.tmp-' in f.name]
+    finally: subprocess.run(['umount', '-l', tmp_path], check=True)
 
 
 # ---- what survives a kill

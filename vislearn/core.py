@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['UserError', 'DataError', 'ConfigError', 'nearest', 'check_shape', 'seed_all', 'sample_key', 'sample_rng',
-           'import_torchvision', 'default_device', 'progress', 'cache_root', 'real_data', 'fsync_path', 'atomic_path',
-           'content_hash', 'file_fingerprint', 'Steps', 'peak_mb']
+           'import_torchvision', 'default_device', 'progress', 'cache_root', 'real_data', 'fsync_path', 'no_room',
+           'atomic_path', 'content_hash', 'file_fingerprint', 'Steps', 'peak_mb']
 
 # %% ../nbs/00_core.ipynb #45e51432
-import difflib, hashlib, json, os, random, resource, struct, sys, time
+import difflib, errno, hashlib, json, os, random, resource, struct, sys, time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -130,6 +130,12 @@ def fsync_path(
     try: os.fsync(fd)
     finally: os.close(fd)
 
+def no_room(
+    error:BaseException, # What went wrong; NumPy's own message has no number
+)->bool: # Is it that?
+    "Say whether a disk is full, or a file larger than allowed."
+    return isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.errno is None and ' requested and ' in str(error))
+
 @contextmanager
 def atomic_path(
     path:Path|str, # Final path
@@ -143,7 +149,12 @@ def atomic_path(
         if sync: fsync_path(tmp)
         os.replace(tmp, path)
         if sync: fsync_path(path.parent)
-    finally: tmp.unlink(missing_ok=True)
+    except OSError as e: # name the file that was asked for
+        if e.filename is None and no_room(e): raise OSError(e.errno or errno.ENOSPC, os.strerror(e.errno or errno.ENOSPC), str(path)) from e
+        if str(tmp) in (str(e.filename), str(e.filename2)): e.filename, e.filename2 = str(path), None
+        raise
+    finally:
+        with suppress(OSError): tmp.unlink(missing_ok=True) # a disk that cannot be written has said so
 
 # %% ../nbs/00_core.ipynb #0bb59d05
 def content_hash(

@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'eval_args', 'eval_command', 'write_film', 'show_args', 'show_command', 'demo_command']
 
 # %% ../../nbs/cli/11_policies.ipynb #cb99fc7b
-import argparse
+import argparse, contextlib
 from pathlib import Path
 import numpy as np
 from .control import _names, _print_grid, _steady, collect_args, collect_command, embed_args, embed_command, grid_args, grid_command, train_args, train_command
@@ -68,7 +68,12 @@ def write_film(
     "Write an episode as a video, large enough to look at."
     from vislearn.movies import write_video
     k = max(1, -(-least//film.shape[1])); film = film.repeat(k, 1).repeat(k, 2); film = film[:, :film.shape[1]//2*2, :film.shape[2]//2*2]
-    with atomic_path(path) as tmp: named = tmp.with_suffix('.mp4'); write_video(named, list(film), fps=10); named.replace(tmp)
+    with atomic_path(path) as tmp:
+        named = tmp.with_suffix('.mp4') # the ending chooses the format
+        try: write_video(named, list(film), fps=10); named.replace(tmp)
+        except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from e
+        finally:
+            with contextlib.suppress(OSError): named.unlink(missing_ok=True)
     return path
 
 # %% ../../nbs/cli/11_policies.ipynb #2866bb60

@@ -6,7 +6,7 @@
 __all__ = ['unique_rows', 'embed_unique', 'whole_goals', 'data_key', 'embs_path', 'embed_trajs']
 
 # %% ../../nbs/control/25_embed.ipynb #af5b3050
-import errno, hashlib, shutil
+import hashlib, shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import numpy as np
 from .encoders import Embedder, embed_frames
 from .rows import Picked, chunk_rows
 from .trajs import Trajs
-from ..core import ConfigError, DataError, atomic_path, content_hash, progress
+from ..core import ConfigError, DataError, atomic_path, content_hash, no_room, progress
 from ..store import Rows, Store, StoreError, StoreWriter, build_store, store_path
 
 # %% ../../nbs/control/25_embed.ipynb #bb4a72b0
@@ -108,7 +108,7 @@ def embed_trajs(
         try:
             for column, file in _chunk_files(trajs, encoder, folder, batch, chunk, dtype): writer.files[column].append(np.load(file))
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
+            if not no_room(e): raise
             raise StoreError(f'no room left while embedding into {folder}: free some space and start again, what was embedded is kept; or choose another cache with VISLEARN_CACHE') from None
         writer.meta = dict(encoder=dict(encoder.card), trajectories=trajs.card.name)
     store = Store(build_store('embs', params, arrays, fill, root, rows_per_shard=int(np.clip(2**28//(2*encoder.out_dim(m)), 64, 2**20))))
