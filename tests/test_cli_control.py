@@ -152,6 +152,57 @@ def test_flags_of_the_original_reach_the_config(made):
     debug = yaml.safe_load(works('control train --env A --embedding_name true_state --preset cortexbench --debug --dry_run')); p = debug['data']['train']['params']; assert (p['obs'], p['num_trajectories'], p['proprio'], p['stack'], debug['data']['eval']['params']['episodes'], debug['data']['common']['encoder']) == ('state', 20, False, 1, 2, None)
 
 
+def test_flags_change_a_recipe(made):
+    "Given explicitly, they hold over the recipe; words of the config hold over both; what is not given stays."
+    import yaml
+    read = lambda more: yaml.safe_load(works(f'control train --dry_run --recipe {more}'))
+    plain, cfg = read('bc_pvr_lstm'), read('bc_pvr_lstm --epochs 2 --seed 77 --xpid mine --batch_size 5 --num_trajectories_train 3 --embedding_name random3 --data_path there --num_episodes_test 4 --frame_stack_mode diff --no_batch_norm --weights w --save_path out --momentum .3 train.amp=bf16')
+    p = cfg['data']['train']['params']; assert (cfg['train']['epochs'], cfg['seed'], cfg['label'], cfg['train']['batch_size'], p['num_trajectories'], cfg['data']['common']['encoder'], cfg['data']['root'], cfg['data']['eval']['params']['episodes'], p['stack_mode'], cfg['model']['params']['batch_norm'], cfg['data']['common']['weights'], cfg['out'], cfg['optim']['params']['momentum'], cfg['train']['amp']) == (2, 77, 'mine', 5, 3, 'random3', 'there', 4, 'diff', False, 'w', 'out', .3, 'bf16')
+    assert (p['window'], cfg['optim']['lr'], cfg['optim']['params']['alpha'], cfg['schedule']) == (plain['data']['train']['params']['window'], 1e-4, .99, plain['schedule']) and plain['data']['eval'] is None and plain['data']['root'] != 'there' # the rest is the recipe's
+    assert read('bc_pvr_lstm')['train']['epochs'] == 100 and read('bc_pvr_lstm --epochs 2 train.epochs=3')['train']['epochs'] == 3 and read('bc_pvr_lstm epochs=4 --seed 5')['train']['epochs'] == 4
+    mlp = read('bc_pvr_lstm --disable_lstm'); assert (mlp['model']['params']['core'], mlp['data']['train']['params']['mode'], mlp['train']['batch_size']) == ('mlp', 'step', 1600) and read('bc_pvr_lstm --disable_lstm --batch_size 7')['train']['batch_size'] == 7
+    state = read('bc_pvr_lstm --embedding_name true_state'); assert (state['data']['common']['encoder'], state['data']['train']['params']['obs'], state['model']['params']['batch_norm']) == (None, 'state', False)
+    seen = read('bc_nano --embedding_name random2'); assert (seen['data']['common']['encoder'], seen['data']['train']['params']['obs'], seen['model']['params']['batch_norm'], seen['data']['train']['params']['mode']) == ('random2', 'pixels', True, 'step') and read('bc_nano --num_episodes_test 0')['data']['eval'] is None and read('bc_nano --debug')['data']['train']['params']['num_trajectories'] == 20
+    assert '--recipe and --preset: give one of them' in fails('control train --recipe bc_nano --preset r3m')
+
+
+def test_flags_of_features_and_of_held_out_demonstrations(made):
+    import yaml
+    cfg = yaml.safe_load(works('control train --env A --bf16 --preprocess modern --weights w --valid_share 0 --frame_skips 2 --frame_skip_mode max --dry_run')); src = cfg['data']['common']
+    assert (src['dtype'], src['preprocess'], src['weights'], cfg['data']['train']['params']['valid_share'], cfg['data']['train']['params']['skip'], cfg['data']['eval']['params']['options']) == ('bfloat16', 'modern', 'w', 0., 2, dict(skip_mode='max'))
+    plain = yaml.safe_load(works('control train --env A --dry_run')); assert (plain['data']['common']['dtype'], plain['data']['common']['preprocess'], plain['data']['train']['params']['valid_share'], plain['data']['root'], plain['data']['common']['encoder'], plain['data']['eval']['params']['episodes']) == ('float32', 'legacy', .1, 'demos', 'random5', 50)
+    text = ' '.join(works_help('train').split()); assert 'a tenth of them is held out, see --valid_share' in text and 'with --disable_lstm single steps (1600)' in text and 'several: ' not in text
+
+
+def works_help(word): code, out, _ = call(f'control {word} --help'); assert code == 0; return out
+
+
+def test_features_embedded_with_other_settings_are_found(here):
+    "embed --bf16 --preprocess modern, then train with the same flags: nothing is embedded again."
+    how = '--env Reach-goal --embedding_name random4 --bf16 --preprocess modern'; count = lambda: len(list(Path('cache/embs').glob('*/meta.json')))
+    works(f'control embed {how} --cpu'); n = count(); works(f'control train {how} {TRAIN} --num_episodes_test 0'); assert count() == n
+    works(f'control train --env Reach-goal --embedding_name random4 {TRAIN} --num_episodes_test 0'); assert count() == n + 1 # other features are other features
+
+
+def test_flags_of_several_processes_are_accepted(made):
+    "As the original was started by torchrun or Slurm: one line says what takes their place."
+    code, out, err = call('control train --env A --world_size 4 --dist_url env:// --dist_backend nccl --rank 0 --local_rank -1 --dry_run'); assert code == 0 and err.count('\n') == 1 and 'no effect, this is one process' in err and 'vislearn run bc.yaml --nproc 4' in err and 'world_size' not in out
+    assert call('control train --env A --dry_run')[2] == ''
+
+
+def test_unknown_flags_name_the_command(made):
+    err = fails('control train --env A --epoch_s 3'); assert err.startswith("vislearn control train: unrecognized arguments: --epoch_s (did you mean '--epochs'?)") and 'see vislearn control train --help' in err
+    err = fails('control show Reach-goal --wat'); assert err.startswith('vislearn control show: ') and fails('demo control --wat').startswith('vislearn demo control: ')
+
+
+def test_code_outside_of_git_is_refused_at_once(tmp_path):
+    "In a fresh process, before anything heavy is imported, and in words that fit the command."
+    script = 'import sys; from vislearn.cli.main import main; code = main(sys.argv[1:]); print(code, *[m for m in ("fastai", "vislearn.control.bc", "torchvision") if m in sys.modules])'
+    go = lambda line: subprocess.run([sys.executable, '-c', script, *line.split()], cwd=tmp_path, env=shell([])['env'], capture_output=True, text=True, timeout=100)
+    for word, instead in (('train', '--disable_save'), ('grid', None)):
+        got = go(f'control {word} --env Reach-goal --embedding_name random3'); assert got.stdout == '3\n' and got.stderr.count('\n') == 1 and 'not in a git repository' in got.stderr and '--dirty=record' in got.stderr and '--allow-dirty-repo' not in got.stderr and (instead or '--dirty') in got.stderr, (got.stdout, got.stderr)
+
+
 def test_disable_save_and_cache(here, tmp_path, monkeypatch):
     monkeypatch.delenv('VISLEARN_CACHE'); before = set(Path('runs').rglob('*')); out = works(f'control train --env Reach-goal --embedding_name random1 {TRAIN} --num_episodes_test 0 --disable_save --cache {tmp_path/"c"}')
     assert out.rstrip().endswith('End ===========') and set(Path('runs').rglob('*')) == before and list((tmp_path/'c'/'embs').glob('*/meta.json')) and 'VISLEARN_CACHE' not in os.environ

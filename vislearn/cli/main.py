@@ -10,7 +10,7 @@ __all__ = ['FAMILIES', 'GROUPS', 'DISK', 'Command', 'Parser', 'family_parser', '
 import argparse, errno, importlib, json, os, sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ..core import UserError, no_room
+from ..core import ConfigError, UserError, nearest, no_room
 
 # %% ../../nbs/cli/00_main.ipynb #c91bec46
 @dataclass(frozen=True)
@@ -57,13 +57,19 @@ class Parser(argparse.ArgumentParser):
         namespace:argparse.Namespace|None=None, # Gets the values
     )->tuple[argparse.Namespace, list[str]]: # Values; what was not understood
         "Take flags and words in any order; what follows `--` goes to `pairs`, if that has a default."
-        if self.inside or not any(a.nargs in ('*', '+') for a in self._get_positional_actions()): return super().parse_known_args(args, namespace)
+        if self.inside or not any(a.nargs in ('*', '+') for a in self._get_positional_actions()):
+            found, extras = super().parse_known_args(args, namespace); return found, extras if self.inside else self._none(extras)
         args = list(sys.argv[1:] if args is None else args); paired = self.get_default('pairs') is not None; cut = args.index('--') if paired and '--' in args else len(args)
         self.inside = True # argparse calls this again from within
         try: found, extras = self.parse_known_intermixed_args(args[:cut], namespace)
         finally: self.inside = False
         if paired: found.pairs = args[cut + 1:]
-        return found, extras
+        return found, self._none(extras)
+
+    def _none(self, extras):
+        "Complain about what a command does not know in its own name; families leave words to their commands."
+        if not extras or self.get_default('run') is None: return extras
+        self.error(f'unrecognized arguments: {" ".join(extras)}{nearest(extras[0].split("=")[0], self._option_string_actions)}')
 
 def _text(cmd): return dict(description=cmd.help, epilog=f'example:\n  {cmd.example}', formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -122,7 +128,6 @@ def main(
         print(vislearn.__version__); return 0
     try:
         if argv[0] not in FAMILIES:
-            from vislearn.core import ConfigError, nearest
             raise ConfigError(f'{argv[0]}: unknown command{nearest(argv[0], FAMILIES)}; one of {", ".join(FAMILIES)}')
         args = family_parser(argv[0]).parse_args(argv[1:])
         return args.run(args) or 0
