@@ -1,10 +1,12 @@
 "Cloning through runs: it learns, goes on exactly, in two processes, and refuses what does not fit."
 import os
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from pvr_reference import assemble, legacy_starts
 from test_distrib import together
 from vislearn.callbacks import CB
-from vislearn.control.bc import ActionR2, BcNet, bc_learner, check_config, load_bc, load_policy, random_shift, rollout_callbacks, score_demos, train_bc
+from vislearn.control import bc
+from vislearn.control.bc import ActionR2, BcNet, bc_learner, check_config, load_bc, load_policy, random_shift, rollout_callbacks, rollout_options, score_demos, train_bc
 from vislearn.control.demos import SideBySide, demo_encoder, embedded, open_demos
 from vislearn.control.policies import Out, Policy, PolicySpec, bc_loss
 from vislearn.control.recipes import BcModel, BcSource, bc_data, bc_eval, bc_nano, bc_recipe, bc_scratch
@@ -95,6 +97,23 @@ def test_P11_B14_a_run_does_not_go_on_with_other_demonstrations(tmp_path, change
     (run.dir/'DONE').unlink()
     with pytest.raises(ConfigError, match=message) as e: go(cfg, folder=run.dir, train=toys(**change))
     assert '\n' not in str(e.value) and 'began with other demonstrations' in str(e.value)
+
+
+def test_a_run_does_not_go_on_with_another_set_of_equal_size(tmp_path):
+    "Equal card, episodes, steps and sizes; only the content differs. A run of before content was noted goes on, and so does one whose store has grown or moved."
+    toys = toy_trajs(24); cfg = bc_nano('pixels', 'random1', epochs=1); run = go(cfg, out=tmp_path, train=toys); (run.dir/'DONE').unlink()
+    for name, change in dict(action=1 - toys.action[:]%2, frames=255 - toys.frames[:]).items():
+        with pytest.raises(ConfigError, match=f'began with other demonstrations: content of {name} was'): go(cfg, folder=run.dir, train=toys.with_columns(**{name: change.astype(toys.arrays[name].dtype)}))
+    assert go(cfg, folder=run.dir, train=toy_trajs(40).select(np.arange(24))).status['state'] == 'finished' # the same episodes of a larger set
+    old = go(cfg, out=tmp_path, train=toys); (old.dir/'DONE').unlink(); state = old.load(); kept = state['trackers']['bc_log_cb']['seen']; assert set(kept.pop('content')) == set(toys.arrays)
+    learn = bc_learner(cfg, train=toys, device='cpu'); bc._same_demos(SimpleNamespace(id='old', ckpt=SimpleNamespace(empty=lambda: False), load=lambda: state), learn)
+
+
+def test_skipped_frames_are_seen_as_they_were_recorded():
+    "How they become one matters only where there are several."
+    card = toy_trajs(2).card.as_dict(); cfg = bc_recipe('Reach-discrete', None, batches=BcData(obs='state'), episodes=2, evaluation=dict(options=dict(skip_mode='max')))
+    assert rollout_options(cfg, dict(card=card | dict(skip=1)))['skip_mode'] == 'max' and rollout_options(cfg, dict(card=card | dict(skip=2, skip_mode='max')))['skip_mode'] == 'max'
+    with pytest.raises(ConfigError, match='skip_mode is max, the demonstrations have last: they must agree'): rollout_options(cfg, dict(card=card | dict(skip=2)))
 
 
 @pytest.mark.parametrize('params, message', [(dict(skip=2), 'the config says 2, Reach-discrete was recorded with 1 simulator steps'), (dict(size=[64, 64]), 'the config says 64x64 pixels, Reach-discrete was recorded with 32x32')])

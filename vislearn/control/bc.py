@@ -17,7 +17,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..callbacks import CB
-from .demos import demo_encoder, embedded, open_demos
+from .demos import demo_encoder, demos_key, embedded, open_demos
 from .policies import Out, Policy, PolicySpec, bc_loss
 from .recipes import bc_data, bc_eval, bc_model, bc_source, bc_training, loss_kind, policy_spec, stair_rate
 from .trajs import Trajs
@@ -208,7 +208,7 @@ def seen_card(
 )->dict: # Plain values
     "Say what a policy was trained on."
     return dict(card=trajs.card.as_dict(), obs=bc_data(cfg).obs, dim=int(steps.dim(bc_data(cfg).stack)), size=[int(n) for n in steps.seen.shape[1:-1]] or list(trajs.card.size or []), encoder=bc_source(cfg).encoder,
-        actions=[str(v) for v in trajs.action_space], episodes=len(trajs), steps=int(trajs.lengths.sum()))
+        actions=[str(v) for v in trajs.action_space], episodes=len(trajs), steps=int(trajs.lengths.sum()), content=demos_key(trajs))
 
 def bc_net(
     cfg:RunConfig, # Complete config
@@ -259,7 +259,7 @@ def rollout_options(
     "Let episodes look as the demonstrations did."
     card, wanted = seen['card'], bc_eval(cfg).options if cfg.data.eval else {}
     options = dict(skip=card['skip'], skip_mode=card['skip_mode'], pixels=bc_data(cfg).obs=='pixels') | (dict(size=tuple(card['size'])) if card['size'] and card['pixels'] else {}) | ({'render': card['render']['profile']} if card['render'].get('profile') else {}) | wanted
-    for k in ('skip', 'size'):
+    for k in ('skip', 'size') + ('skip_mode',)*((card['skip'] or 1)>1):
         if k in wanted and card[k] is not None and options[k]!=(tuple(card[k]) if k=='size' else card[k]): raise ConfigError(f'data.eval.params.options: {k} is {options[k]}, the demonstrations have {card[k]}: they must agree')
     return options
 
@@ -296,9 +296,10 @@ def _same_demos(run, learn):
     "Refuse to go on with other demonstrations."
     if run.ckpt.empty(): return
     was, now = run.load()['trackers'][learn.bc_log_cb.name]['seen'], learn.bc_log_cb.seen
-    flat = lambda d: {k: v for k, v in d.items() if k!='card'} | {f'card.{k}': v for k, v in d['card'].items() if k!='versions'}
-    for (k, a), b in zip(flat(was).items(), flat(now).values()):
-        if a!=b: raise ConfigError(f'{run.id} began with other demonstrations: {k} was {a}, now it is {b}: start a new run, or give it the old ones')
+    flat = lambda d: {k: v for k, v in d.items() if k not in ('card', 'content')} | {f'card.{k}': v for k, v in d['card'].items() if k!='versions'} | {f'content of {k}': v for k, v in d.get('content', {}).items()} # older runs do not know theirs
+    old, new = flat(was), flat(now)
+    for k in old:
+        if k in new and old[k]!=new[k]: raise ConfigError(f'{run.id} began with other demonstrations: {k} was {old[k]}, now it is {new[k]}: start a new run, or give it the old ones')
 
 def train_bc(
     cfg:RunConfig, # Complete config; the folder's own one decides where there is a run already
