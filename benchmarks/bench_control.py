@@ -215,7 +215,7 @@ def cloning(quick):
         n = 1 if name=='lstm' else 2; both = BothSides(name, n, quick); arrays = both.arrays(); repeats, warm = (2, 0) if name=='lstm' else (2 if quick else 4, 1)
         config = dict(recipe=POLICIES[name][0], rows=both.windows*both.T, windows=both.windows, features=int(both.trajs.emb.shape[1]), stack=both.cfg.data.train.params['stack'], parameters=sum(p.numel() for p in both.net.parameters()), threads=1)
         batches = both.ready(arrays); cpu, wall = turns(repeats, lambda: both.slow(arrays), both.fast, lambda: both.slow(arrays, fused=True), lambda: both.network(batches), warm=warm)
-        slow, fast, alone = (median(cpu[k]) for k in (0, 1, 3)); config.update(network_share=round(alone/fast, 2), at_most=round(slow/alone, 2)); del batches
+        slow, fast, alone = (median(cpu[k]) for k in (0, 1, 3)); config.update(network_share=round(alone/fast, 2), at_most=round(slow/alone, 2)); batches = None # room for the next
         yield entry(f'cloning step, {name}', 'steps/s', rates(n, cpu[1]), rates(n, cpu[0]), config, better='higher', limit=3.)
         yield entry(f'cloning step, {name}, wall time', 'steps/s', rates(n, wall[1]), rates(n, wall[0]), config, better='higher')
         yield entry(f'cloning step, {name}, same network calls', 'steps/s', rates(n, cpu[1]), rates(n, cpu[2]), config, better='higher')
