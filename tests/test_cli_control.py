@@ -2,11 +2,13 @@
 import contextlib, errno, io, json, os, pickle, shlex, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, psutil, pytest, torch
+from vislearn import callbacks
 from vislearn.cli.main import main
 from vislearn.control import collect as collect_module, embed as embed_module
 from vislearn.control.beside import played_epochs
 from vislearn.control.importers import read_trajs
 from vislearn.control.pickles import read_pickle
+from vislearn.control.results import read_results
 from vislearn.control.trajs import open_trajs
 from vislearn.core import real_data
 from vislearn.movies import Look, read_video
@@ -201,6 +203,43 @@ def test_code_outside_of_git_is_refused_at_once(tmp_path):
     go = lambda line: subprocess.run([sys.executable, '-c', script, *line.split()], cwd=tmp_path, env=shell([])['env'], capture_output=True, text=True, timeout=100)
     for word, instead in (('train', '--disable_save'), ('grid', None)):
         got = go(f'control {word} --env Reach-goal --embedding_name random3'); assert got.stdout == '3\n' and got.stderr.count('\n') == 1 and 'not in a git repository' in got.stderr and '--dirty=record' in got.stderr and '--allow-dirty-repo' not in got.stderr and (instead or '--dirty') in got.stderr, (got.stdout, got.stderr)
+
+
+def test_tables_of_a_run(made, tmp_path):
+    "What the original kept as <xpid>.pickle: arrays of epochs + 1 numbers, NaN where nothing was measured."
+    run = made[1]; tables = []
+    for end in ('pickle', 'npz', 'csv'): out = works(f'control show {run} --out {tmp_path/"t"}.{end}'); assert out.strip() == f'{tmp_path/"t"}.{end}'; tables.append(read_results(tmp_path/f't.{end}'))
+    with (tmp_path/'t.pickle').open('rb') as fh: plain = pickle.load(fh) # as scripts of the original do
+    assert type(plain) is dict and list(plain) == ['epoch', 'training_loss', 'gradient_norm', 'Reach-goal'] and plain['epoch'].tolist() == [0, 1, 2] and np.isnan(plain['training_loss'][0]) and np.isfinite(plain['training_loss'][1:]).all() and plain['epoch'].dtype == np.float64
+    played = played_epochs(Run(run)); assert type(plain['Reach-goal']) is dict and all(plain['Reach-goal']['episode_return'][e] == played[e]['Reach-goal'].returns.mean() for e in range(3)) and np.isfinite(plain['Reach-goal']['episode_success']).all()
+    for t in tables: assert all(np.array_equal(t[k], plain[k], equal_nan=True) for k in list(plain)[:3]) and np.array_equal(t['Reach-goal']['episode_return'], plain['Reach-goal']['episode_return'])
+    assert 'is known of runs' in fails(f'control show demos/Reach-goal --out {tmp_path/"t.csv"}') and 'ending in .png, .pdf or .svg, or .csv' in fails(f'control show {run} --out {tmp_path/"t.doc"}')
+    silent = last_run(works(f'control train --env Reach-goal --embedding_name true_state {TRAIN} --num_episodes_test 0')); works(f'control show {silent.dir} --out {tmp_path/"s.csv"}'); assert np.isnan(read_results(tmp_path/'s.csv')['Reach-goal']['episode_return']).all() # a run that was never played has a table, too
+
+
+def test_xpid_names_the_run_and_its_folder(here, tmp_path):
+    "As in the original: the same line again goes on, a finished run is left alone; another config under the old name is refused."
+    line = f'control train --env Reach-goal --embedding_name true_state {TRAIN} --num_episodes_test 2 --xpid my-run'; run = last_run(works(line)); assert run.dir == Path('runs/control.bc/my-run') and run.config.label == 'my-run'
+    for word in ('eval -n 2 --cpu --model', 'show'): works(f'control {word} my-run')
+    before = (run.dir/'ckpt'/'last.pt').stat().st_mtime_ns; assert works(line).splitlines() == ['my-run: already completed', 'runs/control.bc/my-run'] and (run.dir/'ckpt'/'last.pt').stat().st_mtime_ns == before
+    (run.dir/'DONE').unlink(); assert works(line).splitlines()[-1] == 'runs/control.bc/my-run' and Run('my-run').status['state'] == 'finished'
+    assert 'with seed=1, now it is 5: choose another --xpid' in fails(f'{line} --seed 5') and 'it names a folder' in fails(line.replace('my-run', '../x')) and not Path('runs/x').exists()
+    works(f'{line} --save_path {tmp_path}'); assert Run(tmp_path/'control.bc'/'my-run').status['state'] == 'finished'
+
+
+def test_the_bar_of_training_has_its_old_name(here, monkeypatch):
+    said, real = [], callbacks.progress; monkeypatch.setattr(callbacks, 'progress', lambda items, desc, **k: said.append(desc) or real(items, desc, **k))
+    works(f'control train --env Reach-goal --embedding_name true_state {TRAIN} --num_episodes_test 0'); assert said == ['epoch']
+
+
+@pytest.mark.parametrize('name, env, said', [('random3', 'Reach-discrete', 'it shows no picture of a goal, the policy was trained in Reach-goal with one'), ('true_state', 'MiniGrid-Empty-5x5-v0', 'its state has 59 numbers, the policy was trained in Reach-goal with 4'), ('true_state', 'Reach-continuous', 'its actions are continuous (2), the policy was trained in Reach-goal with discrete ones (4)')])
+def test_eval_elsewhere_says_what_is_missing(here, name, env, said):
+    run = last_run(works(f'control train --env Reach-goal --embedding_name {name} {TRAIN} --num_episodes_test 0')); err = fails(f'control eval --model {run.dir} --env {env} -n 2 --cpu'); assert err.startswith(f'vislearn: --env {env}: {said}')
+
+
+def test_show_of_what_is_gone(here, tmp_path):
+    Path('demos/gone').symlink_to(tmp_path/'store'); err = fails('control show demos/gone'); Path('demos/gone').unlink(); assert f'demos/gone: points to {tmp_path/"store"}, and there is no such folder any more' in err
+    assert 'demos/nothing: no such file or folder' in fails('control show demos/nothing') and 'x.pickle: no such file' in fails('control show x.pickle') and "did you mean 'Atari-Pong'" in fails('control show ALE/Pnog-v5')
 
 
 def test_disable_save_and_cache(here, tmp_path, monkeypatch):

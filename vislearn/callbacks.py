@@ -218,10 +218,10 @@ class EvalCB(CB):
 # %% ../nbs/05_callbacks.ipynb #75d66ebc
 class ProgressCB(CB):
     "Show one bar for the whole training, if it takes longer than two seconds."
-    order = 59
+    order, desc = 59, 'training' # words before the bar
     def before_fit(self): self.bar = None
     def before_train(self):
-        if self.bar is None: self.bar = progress(range(self.n_epoch * len(self.dls.train)), 'training', leave=True)
+        if self.bar is None: self.bar = progress(range(self.n_epoch * len(self.dls.train)), self.desc, leave=True)
         self.bar.update(self.epoch * len(self.dls.train) + (getattr(self.learn, 'resume_state', None) or {}).get('iter', 0) - self.bar.n)
     def after_batch(self):
         if self.iter % 10==0 and not self.bar.disable: self.bar.set_postfix_str(f'epoch {self.epoch} loss {float(self.loss.detach()):.4g}', refresh=False)

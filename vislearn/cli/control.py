@@ -7,7 +7,7 @@ __all__ = ['DEMOS', 'PRESETS', 'FLAGS', 'PROCESSES', 'place_of', 'collect_args',
            'train_args', 'asked_config', 'train_command', 'grid_args', 'asked_grid', 'grid_command']
 
 # %% ../../nbs/cli/10_control.ipynb #92981377
-import argparse, contextlib, json, os, sys, tempfile, warnings
+import argparse, contextlib, json, os, re, sys, tempfile, warnings
 from collections.abc import Iterator
 from pathlib import Path
 from .futures import check_counts
@@ -17,6 +17,7 @@ from .video import add_flag
 from ..core import ConfigError, UserError, file_fingerprint
 from ..runs.config import Launch, RunConfig, dump_yaml
 from ..runs.edits import edit
+from ..runs.record import Run
 
 # %% ../../nbs/cli/10_control.ipynb #2db9ed2c
 def _names(text, flag='--env'):
@@ -142,7 +143,7 @@ FLAGS = { # flag of the original: kind, place in the config, help
     'num_trajectories_train': (int, 'data.train.params.num_trajectories', 'demonstrations of each environment (all); a tenth of them is held out, see --valid_share'), 'valid_share': (float, 'data.train.params.valid_share', 'share of the demonstrations to measure on, never trained on (0.1; 0 trains on all)'), 'num_input_frames': (int, 'data.train.params.stack', 'frames in an observation (1)'),
     'frame_skips': (int, 'data.train.params.skip', 'simulator steps per action that the demonstrations must have (any)'), 'learning_rate': (float, 'optim.lr', 'of RMSprop (1e-4)'), 'alpha': (float, 'optim.params.alpha', 'of RMSprop (0.99)'),
     'momentum': (float, 'optim.params.momentum', 'of RMSprop (0)'), 'epsilon': (float, 'optim.params.eps', 'of RMSprop (1e-5)'), 'max_grad_norm': (float, 'train.clip_norm', 'longest gradient (40)'), 'seed': (int, 'seed', 'of weights and batches (1)'),
-    'cpus_per_task': (int, 'data.num_workers', 'processes that load data (0)'), 'xpid': (str, 'label', 'name of the run'), 'save_path': (str, 'out', 'folder of run folders (runs)')}
+    'cpus_per_task': (int, 'data.num_workers', 'processes that load data (0)'), 'xpid': (str, 'label', 'name of the run and of its folder; an unfinished run of this name goes on'), 'save_path': (str, 'out', 'folder of run folders (runs)')}
 
 PROCESSES = ('world_size', 'dist_url', 'dist_backend', 'rank', 'local_rank') # of the original: one process of several
 
@@ -228,6 +229,16 @@ def _over_recipe(values, args, episodes):
 
 def _notes(args): return dict(flags={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k!='run' and v not in (None, False)})
 
+def _named_folder(cfg, name):
+    "The folder of a run with a name; a run in it must have this very config."
+    if not re.fullmatch(r'\w[\w.,+=-]*', name): raise ConfigError(f'--xpid {name}: it names a folder: use letters, digits and . , + = - _')
+    folder = Path(cfg.out).expanduser()/cfg.task/name
+    if not (folder/'manifest.json').exists(): return folder
+    flat = lambda v, at='': {k: x for key, sub in v.items() for k, x in flat(sub, f'{at}{key}.').items()} if isinstance(v, dict) and v else {at[:-1]: v}
+    was, now = (flat(c.model_dump(mode='json')) for c in (Run(folder).config, cfg))
+    if other := [k for k in {**was, **now} if was.get(k)!=now.get(k)]: raise ConfigError(f'{folder}: there is a run of this name with {other[0]}={was.get(other[0])}, now it is {now.get(other[0])}: choose another --xpid, or remove it with vislearn rm {name}')
+    return folder
+
 def _check_code(policy, instead=None):
     "Refuse code that is not committed before anything slow begins, in words that fit the command."
     from vislearn.runs.git import DirtyRepoError, check_repositories
@@ -242,10 +253,12 @@ def train_command(
     if given := [f'--{k}' for k in PROCESSES if getattr(args, k) is not None]: print(f'vislearn control train: {", ".join(given)}: no effect, this is one process; several: write the config with --dry_run > bc.yaml, then vislearn run bc.yaml --nproc {max(args.world_size or 2, 2)}', file=sys.stderr)
     cfg = asked_config(args)
     if args.dry_run: return print(dump_yaml(cfg), end='')
-    if not args.disable_save: _check_code(args.dirty, '--disable_save')
+    folder = _named_folder(cfg, args.xpid) if args.xpid and not args.disable_save else None
+    if folder and (folder/'DONE').exists(): print(f'{args.xpid}: already completed'); return print(folder)
+    if not (args.disable_save or folder and (folder/'manifest.json').exists()): _check_code(args.dirty, '--disable_save')
     from vislearn.control.bc import train_bc
     with _steady(args), tempfile.TemporaryDirectory() if args.disable_save else contextlib.nullcontext() as nowhere:
-        run = train_bc(cfg, out=nowhere, device='cpu' if args.cpu else None, policy='record' if args.disable_save else args.dirty or 'refuse', notes=_notes(args))
+        run = train_bc(cfg, folder, out=nowhere, device='cpu' if args.cpu else None, policy='record' if args.disable_save else args.dirty or 'refuse', notes=_notes(args))
         if not args.disable_save: print(run.dir)
 
 # %% ../../nbs/cli/10_control.ipynb #2d43d38a

@@ -52,6 +52,7 @@ def _evaluated(args):
     facts = []
     for env in envs:
         with EnvPool(env, args.num_envs, options=options) as pool:
+            if run: _same_kind(env, pool, cfg, net.spec, seen)
             pool.n = min(pool.n, args.num_episodes_test); actor = RandomActor(pool.action_space) if args.random else bc_actor(cfg, net, seen)
             table = evaluate(actor, pool, args.num_episodes_test, args.seed, film=min(args.films, args.num_episodes_test) if args.film else 0)
         if run: folder = run.artifact('rollouts'); folder.mkdir(exist_ok=True); table.save(folder/f'eval-{args.seed}-{env.replace("/", "_")}.json')
@@ -59,6 +60,17 @@ def _evaluated(args):
         total, won = mean_interval(table.returns), None if table.success is None else mean_interval(table.successes)
         facts.append(dict(env=env, episodes=len(table), total=total, success=won, length=float(np.mean([e.length for e in table.episodes])), restarts=table.restarts))
     return facts
+
+def _same_kind(env, pool, cfg, spec, seen):
+    "Refuse to play where the policy would not see, or could not do, what it has learned."
+    from vislearn.control.recipes import bc_data
+    data, there, was = bc_data(cfg), pool.obs_space.spaces, f'the policy was trained in {seen["card"]["name"]}'
+    wrong = [f'it shows no {name}, {was} with it' for name in (data.obs, *['proprio']*data.proprio) if name not in there]
+    if data.obs=='pixels' and ('goal' in there)!=bool(seen['card']['goal']): wrong += [f'it shows {"a" if "goal" in there else "no"} picture of a goal, {was} with{"out" if "goal" in there else ""} one']
+    if data.obs=='state' and not (wrong or data.proprio) and (n := int(np.prod(there['state'].shape)))!=seen['dim']//data.stack: wrong += [f'its state has {n} numbers, {was} with {seen["dim"]//data.stack}']
+    kind = ('discrete', spec.n) if spec.discrete else ('continuous', len(spec.low)); have = ('discrete', int(pool.action_space.n)) if hasattr(pool.action_space, 'n') else ('continuous', int(np.prod(pool.action_space.shape)))
+    if kind!=have: wrong += [f'its actions are {have[0]} ({have[1]}), {was} with {kind[0]} ones ({kind[1]})']
+    if wrong: raise ConfigError(f'--env {env}: {wrong[0]}: name an environment of the same kind')
 
 def write_film(
     path:Path, # Video file
@@ -81,23 +93,41 @@ def show_args(
     p:argparse.ArgumentParser, # Gets the flags
 )->None:
     "Add the flags of `vislearn control show`."
-    p.add_argument('what', metavar='WHAT', help='environment, folder or file of demonstrations, run, or grid (folder or id)'); p.add_argument('--index', type=int, default=0, help='number of the demonstration, or seed (default 0)'); p.add_argument('--out', type=Path, metavar='FILE', help='.png, .pdf or .svg file to write (default: only text)'); p.add_argument('--json', action='store_true', help='of a grid: print for a program to read')
+    p.add_argument('what', metavar='WHAT', help='environment, folder or file of demonstrations, run, or grid (folder or id)'); p.add_argument('--index', type=int, default=0, help='number of the demonstration, or seed (default 0)'); p.add_argument('--out', type=Path, metavar='FILE', help='.png, .pdf or .svg file to write (default: only text); of a run also its table, .csv, .npz or .pickle, as the original kept it'); p.add_argument('--json', action='store_true', help='of a grid: print for a program to read')
 
 def show_command(
     args:argparse.Namespace, # See `vislearn control show --help`
 )->None:
     "Draw an environment, a demonstration or the success of a run."
     from vislearn.control.figures import episode_strip, success_curve
-    if args.out is not None and args.out.suffix not in ('.png', '.pdf', '.svg'): raise ConfigError(f'--out {args.out}: expected a file ending in .png, .pdf or .svg')
-    path = Path(args.what)
+    path = _found(args.what); run = _run_of(path, args.what); tables = ('.csv', '.npz', '.pickle')*(run is not None)
+    if args.out is not None and args.out.suffix not in ('.png', '.pdf', '.svg', *tables): raise ConfigError(f'--out {args.out}: expected a file ending in .png, .pdf or .svg' + ('; a table, .csv, .npz or .pickle, is known of runs' if args.out.suffix in ('.csv', '.npz', '.pickle') else ', or .csv, .npz or .pickle'*(run is not None)))
+    if args.out is not None and args.out.suffix in tables: print(_save_table(run, args.out)); return
     if (path/'sweep.json').exists() or list(Path('runs').glob(f'sweeps/{args.what}*/sweep.json')): fig = _show_grid(args)
-    elif (path/'manifest.json').exists() or not path.exists() and args.what[:8].isdigit(): fig = _show_run(Run(path if path.exists() else args.what), success_curve)
+    elif run: fig = _show_run(run, success_curve)
     elif path.exists(): fig = _show_demos(path, args.index, episode_strip)
     else:
         with _steady(args): fig = _show_env(args.what, args.index, episode_strip)
     if args.out is None: return
     with atomic_path(args.out) as tmp: fig.savefig(tmp, format=args.out.suffix[1:], dpi=150)
     print(args.out)
+
+def _found(what):
+    "Refuse paths that lead nowhere; a name may be an environment or a run."
+    path = Path(what)
+    if path.is_symlink() and not path.exists(): raise DataError(f'{path}: points to {path.readlink()}, and there is no such folder any more: record or import these demonstrations again')
+    if not path.exists() and (path.parent!=Path() and path.parent.is_dir() or path.suffix in ('.pickle', '.pkl', '.npz', '.hdf5', '.h5')): raise DataError(f'{path}: no such file or folder')
+    return path
+
+def _run_of(path, what):
+    "Open what is a run; a name, too, as given by --xpid."
+    if (path/'manifest.json').exists(): return Run(path)
+    return Run(what) if not path.exists() and what and not list(Path('runs').glob(f'sweeps/{what}*/sweep.json')) and (what[:8].isdigit() or (Path('runs/control.bc')/what/'manifest.json').is_file()) else None
+
+def _save_table(run, path):
+    from vislearn.control.results import export_results
+    if run.config.task!='control.bc': raise ConfigError(f'{run.id}: a run of {run.config.task} has no table of cloning')
+    return export_results(run, path)
 
 def _show_grid(args):
     from vislearn.control.figures import score_bars

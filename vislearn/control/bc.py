@@ -315,7 +315,7 @@ def train_bc(
 )->Run: # Finished run
     "Train into a run folder, or go on in it."
     def watch(learn, run):
-        _same_demos(run, learn); log = learn.bc_log_cb; log.record, log.show = run, show
+        _same_demos(run, learn); log = learn.bc_log_cb; log.record, log.show, learn.progress_cb.desc = run, show, 'epoch'
         if show and is_main(): show(recap(run.config, learn.dls.device))
         if callbacks is not None: return callbacks
         return rollout_callbacks(run.config, run, log.seen, show or (lambda line: None)) if run.config.data.eval else []
