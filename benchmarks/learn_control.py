@@ -80,7 +80,8 @@ FAMILIES = { # a name, environment, demonstrations, settings, episodes, options;
     'pong': (PONG, 5, dict(epochs=15) | MOTION, 5, dict(size=64, max_steps=500), GRID),
     'reacher': (REACHER, 60, MSE | MOTION | dict(epochs=20, schedule='linear', decay=1.), 20, dict(size=64, max_steps=150), GRID),
     'hand': (HAND, 14, MSE | MOTION, 10, dict(size=64, max_steps=100), GRID), # planning costs a minute per episode, and the door is open after 75 steps
-    'meta': (DRAWER, 25, FLARE, 10, dict(size=64), GRID)}
+    'meta': (DRAWER, 25, FLARE, 10, dict(size=64), GRID),
+    'few': (DRAWER, 5, FLARE | dict(bs=32), 10, dict(size=64), GRID)} # R3M: 5 to 25 demonstrations, batches of 32; its video model is that of `meta`
 for name, (env, n, how, episodes, options, pretrained) in FAMILIES.items():
     for who, eyes in (('truth', 'state'), ('mobilenet', pretrained), ('random', 'random4'), ('svg', 'svg@maps:grid4')) + (('terrain', 'terrain'),)*(name=='ball'): ROWS[f'{name}-{who}'] = Row('families', env, eyes, n, how, episodes, options)
 ROWS |= {f'drive-{name}': Row('steering', 'donkeycar', name, 800, {}, 200, bar=bar) for name, bar in (('squeezenet', .8), ('mobilenet', None), ('random4', None))}
