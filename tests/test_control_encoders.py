@@ -84,7 +84,8 @@ def test_random_file_of_the_original(tmp_path):
     from vislearn.control.backbones import RandomConv
     net = RandomConv(5, seed=123); torch.save(dict(state_dict=net.state_dict()), tmp_path/'random5.tar')
     encoder = make_encoder('random5', weights=tmp_path); assert encoder.card['source']=='random5.tar' and state_digest(encoder.net)==state_digest(net)
-    with pytest.raises(DataError, match='random4: expected its weights as random4.tar'): make_encoder('random4', weights=tmp_path)
+    seeded = make_encoder('random4', weights=tmp_path, seed=3); assert seeded.card['source']=='seed 3' and state_digest(seeded)==state_digest(make_encoder('random4', seed=3)) # a folder for other encoders
+    with pytest.raises(DataError, match='random4: .*no.tar: no such weights file'): make_encoder('random4', weights=tmp_path/'no.tar')
 
 @pytest.fixture(scope='module')
 def uber():

@@ -7,6 +7,7 @@ from PIL import Image
 import vislearn.control as control
 from vislearn.control.bc import bc_actor, load_bc, train_bc
 from vislearn.control.beside import best_weights, played_epochs
+from vislearn.control.figures import side_by_side
 from vislearn.control.explorer import DemosView, RunsView, demo_film, explore, explore_static, play_film, view_of, weights_of
 from vislearn.control.recipes import bc_nano
 from vislearn.control.rollout import evaluate, mean_interval
@@ -119,3 +120,21 @@ def test_package_is_light_and_names_resolve():
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()=='[]'
     for name, module in control._PLACES.items(): assert getattr(control, name).__module__==f'vislearn.control.{module}', name
     with pytest.raises(AttributeError, match='no attribute'): control.make_nothing
+
+
+def test_side_by_side_shows_the_very_frames():
+    "Expert above policy, from the first frame to the last of each, the goal before both."
+    demo = next(t for t in toy_trajs(30, goal=True) if len(t.action) >= 7); film = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), dtype=np.uint8); fig = side_by_side(demo, film, 'Reach-goal', n=4, outcome='lost')
+    rows = np.array(fig.axes).reshape(2, 5); pictures = lambda row: [ax.images[0].get_array() for ax in row]; titles = lambda row: [ax.get_title() for ax in row]
+    assert all(np.array_equal(pictures(r)[0], demo.goal) and titles(r)[0] == 'goal' for r in rows)
+    for row, frames, name in ((rows[0], demo.frames, 'expert'), (rows[1], film, 'policy')):
+        steps = np.linspace(0, len(frames) - 1, 4).round().astype(int); assert all(np.array_equal(a, frames[t]) for a, t in zip(pictures(row)[1:], steps)) and titles(row)[1] == f'{name}, step 0' and f'step {len(frames) - 1}' in titles(row)[-1]
+    assert titles(rows[1])[-1].endswith('\nlost') and 'lost' not in titles(rows[0])[-1]
+    short = side_by_side(demo._replace(goal=None), film[:1], n=4); used = [len(ax.images) for ax in short.axes]; assert used == [1]*4 + [1, 0, 0, 0] # a policy that ended at once
+
+
+def test_explore_says_what_it_plays_before_it_plays(runs, capsys, monkeypatch):
+    "The first episodes are played before there is a widget; an expert that plans may take minutes."
+    seen, real = [], RunsView.films
+    monkeypatch.setattr(RunsView, 'films', lambda self, *a, **k: (seen.append(capsys.readouterr().out), real(self, *a, **k))[1]); explore(runs, seed=10**6)
+    assert seen[0].startswith('playing Reach-discrete, seed 1000000: the expert and the policy of true state, epoch ') and seen[0].count('\n') == 1

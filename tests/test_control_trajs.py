@@ -276,3 +276,9 @@ def test_B14_toy_data_belong_to_their_environment(name, options):
 def test_trajectories_are_held_out_by_the_rule_of_all_sets():
     assert issubclass(Trajs, Splits) and 'split' not in vars(Trajs); trajs = toy_trajs(9)
     for part, rows in zip(trajs.split(.3, 5), hold_out(9, .3, 5)): assert part.names == [trajs.names[i] for i in rows]
+
+
+@pytest.mark.parametrize('action, got', [(np.array(['up', 'left']), 'got text such as up'), (np.array([b'up', b'left']), 'got text'), (np.array([True, False]), 'got bool')])
+def test_moves_that_are_no_numbers_say_what_was_expected(action, got):
+    with pytest.raises(DataError, match=f'expected whole numbers, one move per step, or float32 .T, A., {got}.*: give the number of each move') as e: check_traj(GOOD._replace(action=action))
+    assert '\n' not in str(e.value)

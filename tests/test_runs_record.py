@@ -1,5 +1,5 @@
 "Run folders on a real disk: kills, full disks, locks, provenance, retention."
-import os, random, resource, signal, subprocess, time
+import os, random, resource, signal, subprocess, sys, time
 import psutil, pytest, torch
 from vislearn.runs.ckpt import Checkpoints, CheckpointError, CheckpointWarning, load_plain, plain
 from vislearn.runs.config import Checkpoint, RunConfig
@@ -216,3 +216,11 @@ def test_other_manifests_are_not_runs(tmp_path, data):
     (tmp_path/'runs'/'drive').mkdir(); (tmp_path/'runs'/'drive'/'manifest.json').write_text('{"params": {}}')
     assert [p.name for p in all_runs(tmp_path/'runs')]==[run.dir.name]
     with pytest.raises(RunError, match='nothing'): Run('nothing', tmp_path/'runs')
+
+
+def test_a_removed_folder_prints_no_traceback_of_a_thread(tmp_path):
+    "TensorBoard writes in a thread; where the folder is gone the training thread gets the error, and nothing is printed beside it. Other threads still speak."
+    script = 'import shutil, sys, threading, time; from vislearn.runs.metrics import TensorBoardLog; log = TensorBoardLog(sys.argv[1]); log.write(0, "train", dict(loss=1.)); log.writer.flush(); shutil.rmtree(sys.argv[1])\n' \
+        'try:\n    for k in range(400): log.write(k, "train", dict(loss=1.)); time.sleep(.005); k % 20 or log.writer.flush()\nexcept FileNotFoundError: print("told")\nt = threading.Thread(target=lambda: 1/0); t.start(); t.join()'
+    got = subprocess.run([sys.executable, '-c', script, str(tmp_path/'tb')], capture_output=True, text=True, timeout=100)
+    assert got.stdout == 'told\n' and 'FileNotFoundError' not in got.stderr and got.stderr.count('Traceback') == 1 and 'ZeroDivisionError' in got.stderr, (got.stdout, got.stderr)

@@ -132,7 +132,7 @@ def main(
         args = family_parser(argv[0]).parse_args(argv[1:])
         return args.run(args) or 0
     except UserError as e: print(f'vislearn: {e}', file=sys.stderr); return e.exit_code
-    except FileNotFoundError as e: print(f'vislearn: {e.filename or e}: no such file or folder', file=sys.stderr); return 1
+    except FileNotFoundError as e: print(f'vislearn: {os.fsdecode(e.filename) if e.filename else e}: no such file or folder', file=sys.stderr); return 1
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0
     except OSError as e:
         if (words := disk_words(e)) is None: raise

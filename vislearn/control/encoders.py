@@ -182,9 +182,9 @@ class Concat(nn.Module):
     def forward(self, x:Tensor)->Tensor: return torch.cat([net(x) for net in self.members], 1)
 
 def _random_net(base:str, seed:int, weights:Path|str|None)->tuple[nn.Module, str]:
-    "A random network, from its file if there is one."
+    "A random network, from its file if there is one; a folder of other weights need not have it."
     n, shared = int(re.search(r'\d+', base)[0]), not base.endswith('_separate')
-    net, path = RandomConv(n, shared, seed), find_weights(base, [f'{base}.tar'], weights, must=bool(weights))
+    net, path = RandomConv(n, shared, seed), find_weights(base, [f'{base}.tar'], weights, must=bool(weights) and not Path(weights).is_dir())
     return (load_weights(net, path, 'random'), path.name) if path else (net, f'seed {seed}')
 
 def load_backbone(

@@ -334,6 +334,7 @@ def explore(
     picture, says, busy = w.Image(format='png'), w.Label(), []
     def show(change=None):
         if busy: return
+        if not demos: says.value = 'playing ...'
         found = films(); step.max = play.max = max(len(f.frames) for f in found) - 1
         says.value = '; '.join(f'{f.name}: {f.outcome}' for f in found); picture.value = draw()
     def other(change):
@@ -341,5 +342,7 @@ def explore(
         env.options = view.envs(run.value); epoch.options = list(weights_of(view.runs[run.value])); epoch.value = epoch.options[-1]
         busy.pop(); show()
     run.observe(other, 'value'); [c.observe(show, 'value') for c in (env, epoch, episode)]
-    step.observe(lambda change: busy or setattr(picture, 'value', draw()), 'value'); w.jslink((play, 'value'), (step, 'value')); show()
+    step.observe(lambda change: busy or setattr(picture, 'value', draw()), 'value'); w.jslink((play, 'value'), (step, 'value'))
+    if not demos: print(f'playing {env.value}, seed {seed}: the expert and the policy of {view.names[0]}, epoch {epoch.value} ...', flush=True) # it may take a while
+    show()
     return w.VBox([*([] if demos else [w.HBox([run, env, epoch])]), w.HBox([episode]), w.HBox([step, play, says]), picture])

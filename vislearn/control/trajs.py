@@ -63,7 +63,8 @@ def _moves(x, what):
     if x.dtype.kind in 'iu':
         if x.ndim!=1: raise DataError(f'{what}: whole numbers are moves and must be (T,), got {x.shape}; if they are continuous make them float32')
         return x.astype(np.int64, copy=False)
-    if x.dtype.kind=='f' and x.ndim!=2: raise DataError(f'{what}: floats must be (T, A), got {x.shape}' + (': write (T, 1) for one number' if x.ndim==1 else ''))
+    if x.dtype.kind!='f': raise DataError(f'{what}: expected whole numbers, one move per step, or float32 (T, A), got {"text" if x.dtype.kind in "US" else x.dtype}' + (f' such as {x.flat[0]!s:.20}' if x.size else '') + ': give the number of each move')
+    if x.ndim!=2: raise DataError(f'{what}: floats must be (T, A), got {x.shape}' + (': write (T, 1) for one number' if x.ndim==1 else ''))
     return _numbers(x, 2, what)
 
 # %% ../../nbs/control/18_trajs.ipynb #87c76083

@@ -6,7 +6,7 @@
 __all__ = ['read_jsonl', 'MetricLog', 'metrics_frame', 'epoch_frame', 'write_csv', 'TensorBoardLog']
 
 # %% ../../nbs/runs/10_metrics.ipynb #cd1d3b08
-import json, math, time
+import json, math, threading, time
 from collections.abc import Mapping
 from pathlib import Path
 from fastcore.basics import patch
@@ -101,6 +101,13 @@ def write_csv(
     with atomic_path(Path(folder)/'metrics.csv', sync=False) as tmp: epoch_frame(folder).to_csv(tmp, index=False)
 
 # %% ../../nbs/runs/10_metrics.ipynb #5789468d
+def _calm(hook):
+    "Leave out tracebacks of TensorBoard's thread about files, such as a removed run folder: the next point raises the same error where it can be handled."
+    def said(args):
+        if not (type(args.thread).__name__=='_AsyncWriterThread' and isinstance(args.exc_value, OSError)): hook(args)
+    said.calm = True
+    return said
+
 class TensorBoardLog:
     "Write scalars and images for TensorBoard, made when first used."
     def __init__(self,
@@ -113,6 +120,7 @@ class TensorBoardLog:
         "The writer of torch, made on first use."
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
+            if not getattr(threading.excepthook, 'calm', False): threading.excepthook = _calm(threading.excepthook)
             self._writer = SummaryWriter(str(self.dir), purge_step=self.purge_step)
         return self._writer
 
