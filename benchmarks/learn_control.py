@@ -66,7 +66,7 @@ LINE = dict(epochs=12, schedule='linear', widths=[256, 256], bs=256)
 CALM = LINE | dict(decay=1.) # the settings of ImageNav that did best on other episodes, see TRIED
 MANY = dict(every=4) # of each episode every fourth step: less to embed
 ROWS |= {f'nav-{name}': Row('imagenav', NAV, eyes, n, CALM, 100, options, bar) for name, eyes, n, options, bar in (
-    ('mobilenet', 'mobilenet@block6:grid4', 5000, {}, .6), ('squeezenet', 'squeezenet@fire9:grid4', 2000, MANY, None), ('svg', 'svg@maps:grid4', 5000, {}, None), ('space', 'space', 5000, {}, None), ('random4', 'random4', 5000, {}, None))} # one of them is to reach 0.6
+    ('mobilenet', 'mobilenet@block6:grid4', 5000, {}, .6), ('squeezenet', 'squeezenet@fire9:grid4', 2000, MANY, None), ('mobilenet-few', 'mobilenet@block6:grid4', 2000, MANY, None), ('random4-few', 'random4', 2000, MANY, None), ('svg', 'svg@maps:grid4', 5000, {}, None), ('space', 'space', 5000, {}, None), ('random4', 'random4', 5000, {}, None))} # one of them is to reach 0.6; SqueezeNet is slow on a CPU and sees a tenth of the steps, as do the rows `few`
 
 CART, CAR, DOOR, KEY, PONG, REACHER, HAND = 'CartPole-v1', 'MountainCar-v0', 'MiniGrid-DoorKey-5x5-v0', 'MiniGrid-DoorKey-8x8-v0', 'Atari-PongDeterministic-v4', 'DMC-reacher-easy', 'Adroit-door'
 MOTION = dict(stack=3, stack_mode='diff') # speeds are seen in differences
