@@ -7,7 +7,7 @@ from vislearn.control.bc import load_bc, train_bc
 from vislearn.control.collect import collect
 from vislearn.control.recipes import bc_nano, bc_source, bc_state
 from vislearn.control.results import bc_table
-from vislearn.core import DataError
+from vislearn.core import DataError, UserError
 from vislearn.runs.config import Part
 from test_procs import gone, heed_ctrl_c
 
@@ -34,6 +34,16 @@ def test_numbers_reach_the_run_folder(tmp_path):
     assert [l for l in lines if l.startswith('   ### 4 | loss ')] and lines[0].startswith('======== Run Recap ========') and lines[-1]=='=========== End ==========='
     best = max((e for e in played if e), key=lambda e: score(played[e])); net, _ = load_bc(run, device='cpu'); net.load_state_dict(best_weights(run))
     assert torch.load(run.dir/'artifacts/rollouts/best.pt', weights_only=True)['score']==score(played[best])
+
+
+def test_a_disk_that_is_full_when_the_best_weights_are_kept_is_one_line(tmp_path, monkeypatch):
+    "torch raises a RuntimeError of its own then."
+    real = torch.save
+    def full(obj, f, *args, **kwargs):
+        if 'rollouts' in str(f): raise RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598')
+        return real(obj, f, *args, **kwargs)
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(UserError, match='best.pt: could not write .*free some space'): train_bc(config(epochs=1), out=tmp_path, device='cpu', show=None, policy='record')
 
 
 def test_broken_simulator_is_reported_and_training_goes_on(tmp_path, monkeypatch):

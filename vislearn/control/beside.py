@@ -21,8 +21,8 @@ from .recipes import bc_data, bc_eval, bc_source
 from .rollout import Actor, EnvPool, Rollouts, evaluate
 from .trajs import Trajs, check_actions, read_space
 from .windows import essential_epochs
-from ..core import ConfigError, DataError, UserError, atomic_path
-from ..runs.ckpt import load_plain
+from ..core import ConfigError, DataError, UserError
+from ..runs.ckpt import load_plain, save_atomic
 from ..runs.config import RunConfig, check_data_root
 from ..runs.distrib import is_main
 from ..runs.preempt import stop_flag
@@ -112,7 +112,7 @@ class RolloutCB(CB):
     def _store(self, epoch, tables):
         folder = self.record.artifact('rollouts'); folder.mkdir(exist_ok=True)
         if epoch and score(tables)>max((score(t) for e, t in self.played.items() if e), default=-np.inf):
-            with atomic_path(folder/'best.pt') as tmp: torch.save(dict(epoch=epoch, score=score(tables), model=self.copy.state_dict()), tmp)
+            save_atomic(dict(epoch=epoch, score=score(tables), model=self.copy.state_dict()), folder/'best.pt')
         for env, table in tables.items(): table.save(folder/f'epoch-{epoch:05d}-{env.replace("/", "_")}.json')
 
     def _keep(self, epoch, step, tables):
