@@ -183,7 +183,9 @@ def test_features_embedded_with_other_settings_are_found(here):
     "embed --bf16 --preprocess modern, then train with the same flags: nothing is embedded again."
     how = '--env Reach-goal --embedding_name random4 --bf16 --preprocess modern'; count = lambda: len(list(Path('cache/embs').glob('*/meta.json')))
     works(f'control embed {how} --cpu'); n = count(); works(f'control train {how} {TRAIN} --num_episodes_test 0'); assert count() == n
-    works(f'control train --env Reach-goal --embedding_name random4 {TRAIN} --num_episodes_test 0'); assert count() == n + 1 # other features are other features
+    code, out, err = call(f'control train --env Reach-goal --embedding_name random4 {TRAIN} --num_episodes_test 0'); assert code == 0 and count() == n + 1 # other features are other features, and that is said
+    assert err.count('\n') == 1 and 'features of random4 are stored, made with dtype bfloat16' in err and 'now it is dtype float32' in err and '--bf16, --preprocess, --weights' in err
+    assert call(f'control train --env Reach-goal --embedding_name random4 {TRAIN} --num_episodes_test 0')[2] == ''
 
 
 def test_flags_of_several_processes_are_accepted(made):

@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'open_stored', 'open_toy', 'cut_time', 'open_tub', 'demos_
            'demo_encoder', 'embedded']
 
 # %% ../../nbs/control/30_demos.ipynb #fcc03c4e
-import hashlib
+import hashlib, json, warnings
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
@@ -161,6 +161,20 @@ def _same_eyes(trajs, src, device):
     weights = lambda c: [m.get('weights') for m in c.get('members', [c])]
     return weights(demo_encoder(src, size, device=device).card)==weights(card)
 
+def _other_eyes(trajs, encoder):
+    "Warn if features of these pictures are stored, made with other settings: they would take minutes again, silently."
+    embs_path, data_key = (resolve(f'vislearn.control.embed:{f}') for f in ('embs_path', 'data_key'))
+    if not isinstance(getattr(encoder, 'card', None), dict) or (path := embs_path(trajs, encoder)).exists(): return
+    for file in path.parent.glob('*/meta.json'):
+        try: meta = json.loads(file.read_text())
+        except (OSError, ValueError): continue # being removed, or damaged: not the matter here
+        card = (meta.get('info') or {}).get('encoder') or {}
+        if card.get('name')!=encoder.card['name'] or meta['params'].get('data')!=data_key(trajs): continue
+        was, now = ({k: c.get(k) for k in ('dtype', 'preprocess', 'source') if card.get(k)!=encoder.card.get(k)} for c in (card, encoder.card))
+        if was: return warnings.warn(f'{trajs.card.name}: features of {card["name"]} are stored, made with {_listed(was)}; now it is {_listed(now)}, so they are made anew: to use them give the settings they were made with (--bf16, --preprocess, --weights)', stacklevel=3)
+
+def _listed(facts): return ', '.join(f'{k} {v}' for k, v in facts.items())
+
 def embedded(
     trajs:Trajs, # Demonstrations
     src:BcSource, # Which encoder
@@ -171,4 +185,6 @@ def embedded(
     known = trajs.info.get('encoder'); known = known.get('name') if isinstance(known, dict) else known
     if trajs.frames is None: raise ConfigError(f'{trajs.card.name}: ' + (f'the features are those of {known}, the config says {src.encoder}, and there are no frames' if known else 'the demonstrations have neither frames nor features, but the policy sees pixels: set data.train.params.obs=state, or record frames'))
     encoder = demo_encoder(src, trajs.frames.shape[1:3], device=device)
-    return _embed_now(trajs, encoder) if trajs.path is None else resolve('vislearn.control.embed:embed_trajs')(trajs, encoder)
+    if trajs.path is None: return _embed_now(trajs, encoder)
+    _other_eyes(trajs, encoder)
+    return resolve('vislearn.control.embed:embed_trajs')(trajs, encoder)
