@@ -36,6 +36,13 @@ def test_numbers_reach_the_run_folder(tmp_path):
     assert torch.load(run.dir/'artifacts/rollouts/best.pt', weights_only=True)['score']==score(played[best])
 
 
+def test_bars_say_which_environment_and_epoch(tmp_path, monkeypatch):
+    "As users of the original knew them."
+    from vislearn.control import rollout
+    real, texts = rollout.progress, []; monkeypatch.setattr(rollout, 'progress', lambda items, text, **how: texts.append(text) or real(items, text, **how))
+    train_bc(config(epochs=2, concurrent=False), out=tmp_path, device='cpu', show=None, policy='record'); assert texts==[f'Reach-discrete @ {e}' for e in (0, 1, 2)]
+
+
 def test_a_disk_that_is_full_when_the_best_weights_are_kept_is_one_line(tmp_path, monkeypatch):
     "torch raises a RuntimeError of its own then."
     real = torch.save

@@ -224,3 +224,10 @@ def test_a_removed_folder_prints_no_traceback_of_a_thread(tmp_path):
         'try:\n    for k in range(400): log.write(k, "train", dict(loss=1.)); time.sleep(.005); k % 20 or log.writer.flush()\nexcept FileNotFoundError: print("told")\nt = threading.Thread(target=lambda: 1/0); t.start(); t.join()'
     got = subprocess.run([sys.executable, '-c', script, str(tmp_path/'tb')], capture_output=True, text=True, timeout=100)
     assert got.stdout == 'told\n' and 'FileNotFoundError' not in got.stderr and got.stderr.count('Traceback') == 1 and 'ZeroDivisionError' in got.stderr, (got.stdout, got.stderr)
+
+
+def test_data_that_vanish_while_they_are_listed_do_not_count(tmp_path, monkeypatch):
+    from vislearn.runs import machine
+    (tmp_path/'a.bin').write_bytes(b'123'); found = machine.data_fingerprint(tmp_path); listed = machine._files
+    monkeypatch.setattr(machine, '_files', lambda root: [*listed(root), tmp_path/'gone.bin']); assert machine.data_fingerprint(tmp_path)==found and found['files']==1
+    (tmp_path/'a.bin').unlink(); assert machine.data_fingerprint(tmp_path)['fingerprint'] is None

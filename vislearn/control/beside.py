@@ -105,7 +105,7 @@ class RolloutCB(CB):
         tables = {}
         for env in self.envs:
             if env not in self.pools: self.pools[env] = EnvPool(env, self.copies, self.workers, self.options)
-            table = evaluate(self.make(self.copy), self.pools[env], self.n, self.first_seed, film=self.film); tables[table.card.name] = table # one name: that of its card
+            table = evaluate(self.make(self.copy), self.pools[env], self.n, self.first_seed, film=self.film, label=f'{env} @ {epoch}'); tables[table.card.name] = table # one name: that of its card
         if self.record: self._store(epoch, tables)
         return tables
 

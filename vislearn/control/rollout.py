@@ -372,6 +372,7 @@ def evaluate(
     options:Mapping[str, object]={}, # Further arguments of `make_env`
     film:int=0, # Episodes to keep the frames of
     restarts:int=2, # Deaths of workers to live with
+    label:str='', # Of the progress bar; default: what is played
 )->Rollouts: # Sorted by seed
     "Play episodes, and report their returns and success."
     if n<1: raise ConfigError(f'n must be at least 1 episode, got {n}')
@@ -380,7 +381,7 @@ def evaluate(
     keep_memory()
     if film and 'pixels' not in pool.obs_space.spaces: raise ConfigError(f'film: {pool.name} shows no pixels here: make it with pixels=True')
     seeds, done, films, failed = list(range(seed, seed + n)), {}, {}, 0
-    bar = progress(range(n), f'playing {pool.name}')
+    bar = progress(range(n), label or f'playing {pool.name}')
     try:
         while todo := [s for s in seeds if s not in done]:
             try: _play(actor, pool, todo, done, films, [s for s in seeds[:film] if s in todo], bar.update)

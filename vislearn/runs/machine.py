@@ -74,16 +74,18 @@ def data_fingerprint(
     contents:bool=False, # Hash every byte instead of sizes and times?
 )->dict: # `root`, `files`, `bytes`, `fingerprint` (64 hexadecimal digits, None where there is nothing)
     "Describe a data set so that a changed one is noticed."
-    root, digest, size = Path(root), hashlib.sha256(), 0
+    root, digest, size, count = Path(root), hashlib.sha256(), 0, 0
     files = [] if str(root)==NO_DATA else sorted(_files(root)) if root.is_dir() else [root] if root.is_file() else []
     for file in files:
-        stat = file.stat(); size += stat.st_size
+        try: stat = file.stat()
+        except FileNotFoundError: continue # somebody removed it while we looked
+        size, count = size + stat.st_size, count + 1
         name = file.relative_to(root).as_posix() if file!=root else file.name
         digest.update(f'{name}\0{stat.st_size}\0'.encode())
         if contents:
             with open(file, 'rb') as stream: digest.update(hashlib.file_digest(stream, 'sha256').digest())
         else: digest.update(f'{stat.st_mtime_ns}\0'.encode())
-    return dict(root=str(root), files=len(files), bytes=size, fingerprint=digest.hexdigest() if files else None)
+    return dict(root=str(root), files=count, bytes=size, fingerprint=digest.hexdigest() if count else None)
 
 # %% ../../nbs/runs/06_machine.ipynb #6ade09d5
 def seed_everything(
