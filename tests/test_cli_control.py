@@ -421,7 +421,7 @@ def test_P10_killed_embed_goes_on(tmp_path, monkeypatch):
 def test_P10_a_simulator_killed_beside_training(tmp_path):
     "Training goes on, its worker is started again, the restart is counted, and nobody is left."
     where = f'--env ImageNav-one_room --cache {tmp_path/"cache"} --data_path {tmp_path/"demos"}'; works(f'control collect {where} --state_only --n_trajectories 6 --workers 1')
-    line = f'control train {where} --embedding_name true_state --cpu --dirty record --epochs 20 model.params.widths=[16] --num_episodes_test 80 --save_path {tmp_path/"runs"} data.eval.params.epochs=[0,20] data.eval.params.copies=2'
+    line = f'control train {where} --embedding_name true_state --cpu --dirty record --epochs 20 model.params.widths=[16] --num_episodes_test 80 --save_path {tmp_path/"runs"} data.eval.params.epochs=[0,20] data.eval.params.copies=2 data.eval.params.workers=2'
     job = subprocess.Popen(**shell(shlex.split(line)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     def playing(): # workers wait for every action, so that they often give the processor away; not so while they start
         found = []
