@@ -192,4 +192,7 @@ class Steps:
 
 def peak_mb()->float: # Largest resident memory so far [MB], of this process or of one of its finished children
     "Say how much memory was needed."
-    return round(max(resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))/1024, 1)
+    own, children = (resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    with suppress(OSError, StopIteration): # on Linux `ru_maxrss` also counts what the program that started this one held
+        own = next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))
+    return round(max(own, children)/1024, 1)
