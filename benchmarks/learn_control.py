@@ -48,7 +48,7 @@ def config(env, eyes, seed, core='mlp', widths=(256, 256, 256), loss='auto', epo
 
 DRAWER, BUTTON, BALL, NAV = 'MetaWorld-drawer-open', 'MetaWorld-button-press', 'BabyAI-GoToRedBall-v0', 'ImageNav-one_room'
 MSE = dict(loss='mse', epochs=100)
-SMALL = MSE | dict(schedule='linear', bs=64) # small batches: with 256 one seed of four presses 37 of 50 buttons only
+SMALL = MSE | dict(schedule='linear', bs=64) # small batches, see `button-256` and `button-64` in TRIED
 FLARE = MSE | dict(stack=3, stack_mode='diff', proprio=True) # CortexBench: batch norm, 3 x 256, three frames as differences, what the robot feels
 MEMORY = dict(core='lstm', widths=[256], window=32, epochs=20, bs=16)
 
@@ -79,7 +79,7 @@ FAMILIES = { # a name, environment, demonstrations, settings, episodes, options;
     'ball': (BALL, 1000, MEMORY, 50, dict(size=64), GRID),
     'pong': (PONG, 5, dict(epochs=15) | MOTION, 5, dict(size=64, max_steps=500), GRID),
     'reacher': (REACHER, 60, MSE | MOTION | dict(epochs=20, schedule='linear', decay=1.), 20, dict(size=64, max_steps=150), GRID),
-    'hand': (HAND, 14, MSE | MOTION, 10, dict(size=64, max_steps=100), GRID), # planning costs a minute per episode, and the door is open after 75 steps
+    'hand': (HAND, 14, MSE | MOTION, 10, dict(size=64, max_steps=100), GRID), # planning is slow, so there are few demonstrations, which end when the door is open
     'meta': (DRAWER, 25, FLARE, 10, dict(size=64), GRID),
     'few': (DRAWER, 5, FLARE | dict(bs=32), 10, dict(size=64), GRID)} # R3M: 5 to 25 demonstrations, batches of 32; its video model is that of `meta`
 for name, (env, n, how, episodes, options, pretrained) in FAMILIES.items():
@@ -213,8 +213,7 @@ def embedded_as(cfg, trajs):
     "Features of demonstrations, made once."
     from vislearn.control.demos import embedded
     from vislearn.control.recipes import bc_source
-    out = embedded(trajs, bc_source(cfg), 'cpu'); out.info = dict(out.info, encoder=bc_source(cfg).encoder) # by the name in the config
-    return out
+    return embedded(trajs, bc_source(cfg), 'cpu')
 
 
 def play(actor, env, n, first, options, copies=8):
@@ -306,6 +305,7 @@ CANDIDATES = { # of families, seed 0, 20 episodes: eyes, demonstrations, setting
     'ball': (('grid', GRID, 1000, MEMORY, {}), ('gap', 'mobilenet', 1000, MEMORY, {}), ('svg', 'svg', 1000, MEMORY, {}), ('svg-maps', 'svg@maps:grid4', 1000, MEMORY, {})),
     'reacher': tuple((name, eyes, n, MSE | MOTION | how, dict(max_steps=150)) for name, eyes, n, how in (('truth', 'state', 20, dict(epochs=40)), ('grid', GRID, 20, dict(epochs=40)), ('truth-60', 'state', 60, dict(epochs=30, schedule='linear')),
         *((name, eyes, 60, dict(epochs=15, schedule='linear', decay=1.)) for name, eyes in (('random4-60', 'random4'), ('grid-60', GRID))), *((name, eyes, 60, dict(epochs=20, schedule='linear', decay=1.)) for name, eyes in (('truth-calm', 'state'), ('svg', 'svg'), ('svg-maps', 'svg@maps:grid4')))))}
+TRIED |= {f'button-{bs}-seed{k}': Row('tried', BUTTON, 'state', 50, SMALL | dict(bs=bs), 50) for bs in (256, 64) for k in (0, 1)}
 TRIED |= {f'{family}-{name}': Row('tried', FAMILIES[family][0], eyes, n, how, 20, dict(size=64) | options) for family, rows in CANDIDATES.items() for name, eyes, n, how, options in rows}
 
 
@@ -380,7 +380,7 @@ def main(argv=None):
     args = ap.parse_args(argv)
     import torch
     torch.set_num_threads(1); os.environ.setdefault('VISLEARN_CACHE', str(RUNS/'cache')) # frames of games stay here
-    for name in (TRIED if args.tried==[] else args.tried or []): fit(TRIED[name], 0, RUNS/'tried'/name, VALID)
+    for name in (TRIED if args.tried==[] else args.tried or []): fit(TRIED[name], int(name.endswith('-seed1')), RUNS/'tried'/name, VALID)
     for name, seed in wanted(args.train):
         row = ROWS[name]; folder = RUNS/row.part/f'{name}-{seed}'
         if row.part=='steering': steer(name, seed, folder)

@@ -172,9 +172,10 @@ def test_extra_broken_says_why(tmp_path, monkeypatch):
 
 def test_P15_importing_the_wing_imports_no_simulator():
     code = '''
-import importlib, pkgutil, sys, vislearn.control
+import importlib, pkgutil, sys; sys.modules['pyarrow'] = None # pandas imports it wherever it is installed: here nobody can
+import vislearn.control
 for m in pkgutil.iter_modules(vislearn.control.__path__): importlib.import_module(f'vislearn.control.{m.name}')
 print(sorted({'minigrid', 'ale_py', 'mujoco', 'dm_control', 'metaworld', 'gymnasium_robotics', 'miniworld', 'pyglet', 'pygame', 'habitat', 'habitat_sim', 'timm', 'open_clip', 'minari', 'h5py', 'torchvision'} & set(sys.modules)))
-''' # not pyarrow: pandas imports it wherever it is installed
+'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120); assert out.returncode == 0, out.stderr[-500:]
     assert out.stdout.strip() == '[]', f'imported: {out.stdout}'
